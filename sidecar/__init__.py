@@ -1,0 +1,3 @@
+"""Outrider: a Kubernetes-native HTTP sidecar proxy in Python."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The admin surface (aiohttp.web), imported at its first request."""

@@ -1,0 +1,1 @@
+"""From a document's bytes to a compiled Snapshot, and where documents come from."""

@@ -1,0 +1,1 @@
+"""Immutable nouns and per-request state. Imports nothing of ours."""

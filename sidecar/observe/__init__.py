@@ -1,0 +1,1 @@
+"""Everything that watches: metrics, access log, recent failures, runtime."""

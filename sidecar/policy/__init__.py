@@ -1,0 +1,1 @@
+"""Pure decision machines. They take the time and the randomness as arguments."""

@@ -1,0 +1,1 @@
+"""Rules of RFC 9110 and 9112 as pure functions: no clock, no loop, no sockets."""

@@ -1,0 +1,1 @@
+"""Listening sockets and the life of the process's servers."""

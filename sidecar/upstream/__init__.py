@@ -1,0 +1,1 @@
+"""Reaching upstreams: the Transport seam, pools, endpoints, name resolution."""

@@ -1,0 +1,90 @@
+"""The Transport seam: one method to send a request to an endpoint and get a response head and body back.
+
+Every implementation obeys the same contract (tests/contract): the raw target and the order, case and duplicates of
+fields are kept; nothing is added; no redirects, cookies, decompression, environment proxies or hidden retries; the
+connection is returned or closed exactly once, also when cancelled; exceptions come only from our own tree, with the
+phase in which they happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sidecar.model.endpoint import Endpoint
+from sidecar.model.exchange import Attempt
+from sidecar.model.head import ResponseHead
+from sidecar.model.stream import BodySource, ByteStream
+from sidecar.policy.deadline import Deadlines
+
+
+class OutboundRequest:
+    """A request as it is to leave us: hop-by-hop already removed, our own fields already in."""
+
+    __slots__ = ("attempt_fields", "body", "expect_continue", "fields", "length", "method", "target", "upgrade", "wants_trailers")
+
+    def __init__(self, method: bytes, target: bytes, fields: list[tuple[bytes, bytes]], length: int, body: BodySource | None) -> None:
+        self.method = method
+        self.target = target
+        """The request-target, raw."""
+        self.fields = fields
+        """(name, value) lines in order, without framing fields: those are the transport's (`length` says which)."""
+        self.attempt_fields: list[tuple[bytes, bytes]] = []
+        """Lines that differ from one attempt to the next; they follow `fields`."""
+        self.length = length
+        """Body length: 0, n or `CHUNKED`. 0 with `body` not None: `Content-Length: 0` was there and is kept."""
+        self.body = body
+        self.upgrade = b""
+        """The `Upgrade` token that is asked for, else b""."""
+        self.expect_continue = False
+        """The client waits for 100: the body is sent when it begins to arrive, never awaited before the response."""
+        self.wants_trailers = False
+        """`TE: trailers` is to be sent with our own `Connection: TE`."""
+
+
+class InboundResponse(Protocol):
+    """A final response (or 101). Ends with exactly one `release` or `abort`."""
+
+    head: ResponseHead
+    body: BodySource
+
+    def tunnel(self) -> ByteStream:
+        """The raw connection after a 101 or after 2xx to CONNECT; from now on the caller owns it."""
+        ...
+
+    def release(self) -> None:
+        """The exchange is over: keep the connection if body, request and protocol allow it, else close it."""
+        ...
+
+    def abort(self) -> None:
+        """Close the connection now; whatever is unread is lost."""
+        ...
+
+
+class Transport(Protocol):
+    """Sends requests to the endpoints of one upstream."""
+
+    async def send(
+        self,
+        endpoint: Endpoint,
+        request: OutboundRequest,
+        attempt: Attempt,
+        deadlines: Deadlines,
+        on_interim: Callable[[ResponseHead], None],
+    ) -> InboundResponse:
+        """Send `request` to `endpoint` and wait for the head of the final response.
+
+        Keeps `attempt` up to date (phase, reused, connected_at, sent_at, headers_at) and arms the phase clocks
+        (`queue`, `connect`, `responseHeader`, `upgradeHandshake`) on `deadlines`. `on_interim` is called for each 1xx
+        but 101. The upload goes on in the background when the response comes first. Raises UpstreamError (by phase),
+        StaleConnection, or what `request.body.read()` raised. Cancelled: the connection is closed.
+        """
+        ...
+
+    async def connect(self, endpoint: Endpoint, attempt: Attempt, deadlines: Deadlines) -> ByteStream:
+        """A raw connection for a CONNECT tunnel, outside the pool. Raises UpstreamError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close idle connections now and the rest when they are released."""
+        ...
