@@ -31,15 +31,19 @@ class ByteStream(Protocol):
     """One side of a tunnel."""
 
     async def read(self) -> bytes:
-        """Some bytes; b"" after the peer's FIN. Raises ProxyError when the peer is gone."""
+        """Some bytes; b"" after the peer's FIN. Raises PeerGone when the peer is gone."""
         ...
 
     async def write(self, data: bytes) -> None:
-        """Send `data`, waiting while the peer is slow. Raises ProxyError when the peer is gone."""
+        """Send `data`, waiting while the peer is slow. Raises PeerGone when the peer is gone."""
         ...
 
     def write_eof(self) -> None:
         """Send FIN; reading goes on."""
+        ...
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
         ...
 
     def abort(self) -> None:

@@ -1,0 +1,182 @@
+"""One TCP (or unix) connection: bytes in with back-pressure, bytes out with back-pressure, one waiter.
+
+The consumer drives: arriving bytes are only kept (`rx`) and the one waiting task is woken; parsing happens in that
+task. So awaiting what has already come does not suspend, and errors are raised where they can be handled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from sidecar.errors import PeerGone, ProxyError
+
+HEAD_READ: Final = 16 * 1024
+"""Small, so that a large body's bytes stay in the kernel until somebody has decided how to move them."""
+BULK_READ: Final = 128 * 1024
+RX_LIMIT: Final = 64 * 1024
+"""Reading pauses while more than this is waiting for its consumer."""
+
+# One buffer for the process: uvloop and asyncio call get_buffer, recv and buffer_updated without a gap.
+BUFFER: Final = memoryview(bytearray(BULK_READ))
+_HEAD_VIEW: Final = BUFFER[:HEAD_READ]
+
+
+class Sink(Protocol):
+    """Takes a connection's incoming bytes instead of `rx`, straight from the shared buffer."""
+
+    def feed(self, size: int) -> None:
+        """`size` bytes are in `BUFFER`; they are gone after this call."""
+        ...
+
+    def ended(self) -> None:
+        """The peer sent FIN, or the connection is lost."""
+        ...
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Flow control both ways. `closed` is True from the moment nothing can be written any more."""
+
+    __slots__ = ("closed", "drained", "eof", "error", "failure", "fd", "feeder", "loop", "reading", "rx", "sink", "transport", "waiter")
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.rx = b""
+        self.waiter: asyncio.Future[None] | None = None
+        self.drained: asyncio.Future[None] | None = None
+        """Pending while the peer is slow to take what was written."""
+        self.sink: Sink | None = None
+        self.feeder: Connection | None = None
+        """Whose bytes a sink writes here: paused while our peer is slow."""
+        self.fd = -1
+        self.eof = False
+        self.error: Exception | None = None
+        """What ended the connection, when it was not a clean close."""
+        self.failure: ProxyError | PeerGone | None = None
+        """Why it is pointless to wait for more from this peer, when another side of the exchange knows (a failed upload)."""
+        self.closed = False
+        self.reading = True
+
+    # -- bytes in
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # asyncio's callback is typed for every kind of transport
+        sock = transport.get_extra_info("socket")
+        self.fd = sock.fileno() if sock is not None else -1
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return _HEAD_VIEW if self.sink is None else BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.sink is not None:
+            self.sink.feed(nbytes)
+            return
+        data = bytes(BUFFER[:nbytes])
+        rx = self.rx
+        self.rx = rx = rx + data if rx else data
+        if len(rx) >= RX_LIMIT:
+            self.pause_reading()
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        if self.sink is not None:
+            self.sink.ended()
+        self.wake()
+        return True  # stay open for writing: who reads decides what a FIN means
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.error = error
+        self.closed = self.eof = True
+        if self.sink is not None:
+            self.sink.ended()
+        self.wake()
+        self.resume_writing()
+
+    def wake(self) -> None:
+        """Let the waiting consumer look again."""
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def arrival(self) -> None:
+        """Wait until something has changed: bytes, FIN, loss, or `wake`. The caller looks again, whatever it was."""
+        if not self.reading and len(self.rx) < RX_LIMIT:
+            self.resume_reading()
+        self.waiter = waiter = self.loop.create_future()
+        try:
+            await waiter
+        finally:
+            if self.waiter is waiter:
+                self.waiter = None
+
+    def take(self, size: int) -> bytes:
+        """Remove and return up to `size` bytes that have come; b"" when there are none."""
+        rx = self.rx
+        if len(rx) <= size:
+            self.rx = b""
+            return rx
+        self.rx = rx[size:]
+        return rx[:size]
+
+    def pause_reading(self) -> None:
+        """Leave further bytes to the kernel, and so to the peer."""
+        if self.reading and not self.closed:
+            self.reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on. Harmless on a closed connection (uvloop would raise)."""
+        if not self.reading and not self.closed:
+            self.reading = True
+            self.transport.resume_reading()
+
+    # -- bytes out
+
+    def send(self, data: bytes) -> None:
+        """Hand `data` to the transport; a closed connection swallows it (its loss is noticed where bytes are awaited)."""
+        if not self.closed:
+            self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self.drained is None:
+            self.drained = self.loop.create_future()
+        if self.feeder is not None:
+            self.feeder.pause_reading()
+
+    def resume_writing(self) -> None:
+        drained, self.drained = self.drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+        if self.feeder is not None:
+            self.feeder.resume_reading()
+
+    async def drain(self) -> None:
+        """Wait while more is buffered for the peer than it should be."""
+        while self.drained is not None and not self.closed:
+            await asyncio.shield(self.drained)
+
+    def send_eof(self) -> None:
+        """FIN after everything that has been sent; reading goes on."""
+        if not self.closed and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
+        if not self.closed:
+            self.closed = True
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close now. What is buffered is lost; the peer sees a reset rather than a clean end."""
+        if not self.closed:
+            self.closed = True
+            self.transport.abort()

@@ -1,0 +1,202 @@
+"""A client's connection: reads request heads in order, one at a time, and notices when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from sidecar.errors import BadMessage, ProxyError
+from sidecar.http1.body import RequestBody
+from sidecar.http1.connection import Connection
+from sidecar.http1.idle import IdleQueue
+from sidecar.model.head import RequestHead
+from sidecar.model.reason import Clock, Reason, Rejection
+from sidecar.protocol.head import HeadLimits, find_end, looks_wrong, parse_request_head
+from sidecar.tasks import create_task
+
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES: Final = 1024 * 1024
+_CRLF: Final = b"\r\n"
+
+
+class ServerSettings:
+    """What a listener's connections share. Replaced whole at a reload; a connection reads it anew for each request."""
+
+    __slots__ = ("header_timeout", "idle", "limits", "max_body")
+
+    def __init__(self, limits: HeadLimits, header_timeout: float, max_body: int, idle: IdleQueue) -> None:
+        self.limits = limits
+        self.header_timeout = header_timeout
+        """Seconds from the first byte of a head to its last; 0.0 = off."""
+        self.max_body = max_body
+        self.idle = idle
+
+
+class Owner:
+    """Who accepts connections: the listener. `handler` runs once per connection and ends with it."""
+
+    __slots__ = ("closed", "connections", "handler", "name", "opened", "settings")
+
+    def __init__(
+        self,
+        name: str,
+        settings: ServerSettings,
+        handler: Callable[[ServerConnection], Coroutine[Any, Any, None]],
+        opened: Callable[[ServerConnection], None],
+        closed: Callable[[ServerConnection], None],
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.handler = handler
+        self.opened = opened
+        self.closed = closed
+        self.connections: set[ServerConnection] = set()
+
+
+class ServerConnection(Connection):
+    """`busy`: an exchange runs whose answer the client waits for; its leaving then cancels the handler's task."""
+
+    __slots__ = ("body", "busy", "draining", "gone", "head_expired", "owner", "peer", "peer_port", "requests", "task")
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__()
+        self.owner = owner
+        self.peer = "unix"
+        """The client's address without port."""
+        self.peer_port = 0
+        self.body: RequestBody | None = None
+        """Of the current request; None when it has none."""
+        self.busy = False
+        self.gone = False
+        """The client has left while it was waited on."""
+        self.draining = False
+        """No further request is read: the next response says `Connection: close`."""
+        self.head_expired = False
+        self.requests = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            self.peer, self.peer_port = name[0], name[1]
+        self.owner.connections.add(self)
+        self.owner.opened(self)
+        self.task = create_task(self._handle(), name=f"connection {self.owner.name}")
+
+    async def _handle(self) -> None:
+        try:
+            await self.owner.handler(self)
+        finally:
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self.owner.settings.idle.discard(self)
+        self.owner.connections.discard(self)
+        self.owner.closed(self)
+        self._leave()
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        if self.body is None or self.body.done:
+            self._leave()
+        return True
+
+    def _leave(self) -> None:
+        if self.busy:
+            self.busy, self.gone = False, True
+            self.task.cancel()
+
+    def idle_expired(self) -> None:
+        """Idle for too long, or idle while draining: close without a word."""
+        self.close()
+        self.wake()
+
+    def drain_soon(self) -> None:
+        """Close now when idle, after the current exchange otherwise."""
+        self.draining = True
+        self.wake()
+
+    async def next_request(self) -> RequestHead | None:
+        """The next head, or None when the client is done (or idled too long, or we drain).
+
+        Raises BadMessage when its bytes break a rule, ProxyError when it came too slowly. After either nothing more
+        may be read from this connection.
+        """
+        self.body = None
+        block = await self._head_block()
+        if block is None:
+            return None
+        settings = self.owner.settings
+        head = parse_request_head(block, settings.limits)
+        self.requests += 1
+        if head.length:
+            if settings.max_body and head.length > settings.max_body:
+                raise BadMessage(Rejection.BODY_TOO_LARGE, f"Content-Length {head.length} exceeds maxRequestBody", reason=Reason.REQUEST_TOO_LARGE)
+            self.body = RequestBody(self, head.length, settings.max_body)
+        return head
+
+    async def _head_block(self) -> bytes | None:
+        timer: asyncio.TimerHandle | None = None
+        scanned = 0
+        try:
+            while True:
+                rx = self.rx
+                if rx:
+                    if scanned == 0 and rx.startswith(_CRLF):  # RFC 9112 section 2.2: one empty line before a request
+                        rx = self.rx = rx[2:]
+                    end = find_end(rx, scanned)
+                    if end > 0:
+                        self.rx = rx[end:]
+                        return rx[:end]
+                    self._refuse_early(rx)
+                    scanned = max(len(rx) - 3, 0)
+                if self.closed or self.eof or (self.draining and not rx):
+                    return None
+                if not rx:
+                    await self._idle()
+                    continue
+                if timer is None and self.owner.settings.header_timeout:
+                    timer = self.loop.call_later(self.owner.settings.header_timeout, self._expire_head)
+                await self.arrival()
+                if self.head_expired:
+                    raise ProxyError(Reason.REQUEST_HEADER_TIMEOUT, clock=Clock.HEADER, rejection=Rejection.HEADER_TIMEOUT, reusable=False)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _idle(self) -> None:
+        queue = self.owner.settings.idle
+        queue.add(self)
+        try:
+            await self.arrival()
+        finally:
+            queue.discard(self)
+
+    def _expire_head(self) -> None:
+        self.head_expired = True
+        self.wake()
+
+    def _refuse_early(self, rx: bytes) -> None:
+        """What can no longer become an acceptable head is refused now, not when the clock fires."""
+        limits = self.owner.settings.limits
+        line_end = rx.find(_CRLF, 0, limits.max_target + 64)
+        if line_end < 0 and len(rx) > limits.max_target + 64:
+            raise BadMessage(Rejection.TARGET_TOO_LONG, "request line exceeds maxTargetBytes", reason=Reason.URI_TOO_LONG)
+        if len(rx) > limits.max_bytes:
+            raise BadMessage(Rejection.HEAD_TOO_LARGE, "head exceeds maxHeaderBytes", reason=Reason.HEADER_SECTION_TOO_LARGE)
+        looks_wrong(rx)
+
+    async def linger(self) -> None:
+        """Close so that the client gets to read our last answer although it is still sending (RFC 9112 section 9.6)."""
+        self.send_eof()
+        deadline = self.loop.call_later(LINGER_SECONDS, self.abort)
+        dropped = 0
+        try:
+            while not (self.closed or self.eof) and dropped < LINGER_BYTES:
+                dropped += len(self.take(LINGER_BYTES))
+                await self.arrival()
+        finally:
+            deadline.cancel()
+            self.close()

@@ -1,0 +1,279 @@
+"""A connection to an endpoint: one exchange at a time, then parked in the pool or closed."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import termios
+from collections.abc import Callable
+from typing import Final
+
+from sidecar.errors import BadMessage, PeerGone, ProxyError, StaleConnection, UpstreamError
+from sidecar.http1.body import ResponseBody
+from sidecar.http1.connection import Connection
+from sidecar.http1.relay import BULK_MIN, BulkBody
+from sidecar.http1.stream import RawStream
+from sidecar.model.endpoint import Endpoint
+from sidecar.model.exchange import Attempt
+from sidecar.model.head import CHUNKED, ResponseHead
+from sidecar.model.outbound import OutboundRequest
+from sidecar.model.reason import Clock, Phase, Reason, Rejection
+from sidecar.model.stream import ByteStream
+from sidecar.policy.deadline import Deadlines
+from sidecar.protocol.chunked import encode_chunk, last_chunk
+from sidecar.protocol.head import find_end, parse_response_head
+from sidecar.tasks import create_task
+
+MAX_HEAD: Final = 64 * 1024
+MAX_INTERIM: Final = 16
+_SWITCHING: Final = 101
+_COUNT: Final = array.array("i", [0])
+Done = Callable[["UpstreamConnection", bool], None]
+
+
+class UpstreamConnection(Connection):
+    """The pool's unit. `parked` while nobody uses it: a server that speaks then is not believed again."""
+
+    __slots__ = ("created_at", "endpoint", "idle_since", "on_closed", "parked", "requests", "upload")
+
+    endpoint: Endpoint
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.created_at = self.loop.time()
+        self.idle_since = 0.0
+        self.requests = 0
+        self.parked = False
+        self.on_closed: Callable[[UpstreamConnection], None] | None = None
+        self.upload: asyncio.Task[None] | None = None
+
+    # -- life in the pool
+
+    def park(self) -> None:
+        """Nobody uses this connection for now."""
+        self.parked = True
+        self.resume_reading()
+
+    def reusable(self) -> bool:
+        """Alive, and not a byte has come that nobody asked for, neither here nor in the kernel."""
+        return not (self.closed or self.eof or self.rx or self._unread())
+
+    def _unread(self) -> int:
+        fcntl.ioctl(self.fd, termios.FIONREAD, _COUNT, True)  # noqa: FBT003 - ioctl's mutate_flag is positional
+        return _COUNT[0]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.parked:
+            self.abort()  # an answer to nobody must not become the answer to somebody
+        else:
+            super().buffer_updated(nbytes)
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        if self.parked:
+            self.close()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        on_closed, self.on_closed = self.on_closed, None
+        if on_closed is not None:
+            on_closed(self)
+
+    # -- one exchange
+
+    async def exchange(
+        self,
+        request: OutboundRequest,
+        attempt: Attempt,
+        deadlines: Deadlines,
+        on_interim: Callable[[ResponseHead], None],
+        on_done: Done,
+    ) -> Response:
+        """Send `request` and wait for the final head (RFC 9112 section 9). `on_done` is called exactly once: when the
+        response is released or aborted, or before this raises or is cancelled.
+        """
+        self.parked = False
+        self.requests += 1
+        attempt.phase = Phase.SEND
+        response: Response | None = None
+        try:
+            await self._send(request, attempt, deadlines)
+            head = await self._final_head(request, attempt, deadlines, on_interim)
+            attempt.headers_at = self.loop.time()
+            attempt.phase = Phase.BODY
+            response = Response(self, head, request, on_done)
+        finally:
+            if response is None:
+                self._stop_upload()
+                self.abort()
+                on_done(self, False)
+        return response
+
+    async def _send(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
+        parts = _render(request)
+        body = request.body
+        complete = request.length == 0
+        if body is not None and not complete:
+            while body.ready():
+                piece = await body.read()
+                if not piece:
+                    complete = True
+                    if request.length == CHUNKED:
+                        parts.append(last_chunk(body.trailers))
+                    break
+                parts += encode_chunk(piece) if request.length == CHUNKED else (piece,)
+        self.send(b"".join(parts))
+        if complete:
+            self._sent(request, attempt, deadlines)
+        else:
+            self.upload = create_task(self._pump(request, attempt, deadlines), name="upload")
+
+    def _sent(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
+        """The whole request is on its way: from now on the upstream's silence counts."""
+        now = self.loop.time()
+        attempt.sent_at = now
+        if attempt.phase is not Phase.SEND:
+            return
+        attempt.phase = Phase.HEADERS
+        timeouts = deadlines.timeouts
+        if request.upgrade:
+            deadlines.arm_phase(Clock.UPGRADE_HANDSHAKE, now, timeouts.upgrade_handshake)
+        else:
+            deadlines.arm_phase(Clock.RESPONSE_HEADER, now, timeouts.response_header)
+
+    async def _pump(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
+        """The upload, beside the wait for the response. What stops it is told to whoever waits for the head."""
+        body = request.body
+        assert body is not None
+        try:
+            await self.drain()
+            while piece := await body.read():
+                self.send(b"".join(encode_chunk(piece)) if request.length == CHUNKED else piece)
+                await self.drain()
+                if self.closed:
+                    return
+                if isinstance(body, BulkBody) and body.bulk_left() > BULK_MIN:
+                    await body.relay_to(self)
+            if request.length == CHUNKED:
+                self.send(last_chunk(body.trailers))
+        except (ProxyError, PeerGone) as error:
+            self.failure = error
+            self.wake()
+            return
+        self.upload = None
+        self._sent(request, attempt, deadlines)
+
+    def _stop_upload(self) -> None:
+        if self.upload is not None:
+            self.upload.cancel()
+            self.upload = None
+
+    async def _final_head(
+        self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines, on_interim: Callable[[ResponseHead], None]
+    ) -> ResponseHead:
+        for interims in range(MAX_INTERIM + 1):
+            try:
+                head = parse_response_head(await self._head_block(attempt, interims), request.method)
+            except BadMessage as error:
+                raise UpstreamError(error.reason, error.detail, phase=Phase.HEADERS, rejection=error.rejection) from None
+            if head.status >= 200:
+                deadlines.disarm_phase()
+                return head
+            if head.status == _SWITCHING:
+                return self._switched(request, head, deadlines)
+            on_interim(head)
+        raise UpstreamError(Reason.HTTP_PROTOCOL_ERROR, "too many interim responses", phase=Phase.HEADERS, rejection=Rejection.TOO_MANY_INTERIM)
+
+    def _switched(self, request: OutboundRequest, head: ResponseHead, deadlines: Deadlines) -> ResponseHead:
+        if not request.upgrade or head.upgrade.lower() not in {token.strip() for token in request.upgrade.lower().split(b",")}:
+            raise UpstreamError(Reason.HTTP_UPGRADE_FAILED, "101 that nobody asked for", phase=Phase.HEADERS, rejection=Rejection.UNASKED_UPGRADE)
+        deadlines.disarm_phase()
+        return head
+
+    async def _head_block(self, attempt: Attempt, interims: int) -> bytes:
+        scanned = 0
+        while True:
+            if self.failure is not None:
+                raise self.failure
+            rx = self.rx
+            if rx:
+                end = find_end(rx, scanned)
+                if 0 < end <= MAX_HEAD:
+                    self.rx = rx[end:]
+                    return rx[:end]
+                if len(rx) >= MAX_HEAD:
+                    raise UpstreamError(Reason.HTTP_RESPONSE_HEADER_SECTION_SIZE, "response head exceeds 64 KiB", phase=Phase.HEADERS, rejection=Rejection.HEAD_TOO_LARGE)
+                scanned = max(len(rx) - 3, 0)
+            if self.eof or self.closed:
+                raise self._lost(attempt, interims)
+            await self.arrival()
+
+    def _lost(self, attempt: Attempt, interims: int) -> UpstreamError:
+        if self.rx or interims:
+            return UpstreamError(Reason.HTTP_RESPONSE_INCOMPLETE, "upstream ended inside its response head", phase=Phase.HEADERS)
+        detail = f"upstream closed without a response ({self.error or 'FIN'})"
+        kind = StaleConnection if attempt.reused else UpstreamError
+        return kind(Reason.CONNECTION_TERMINATED, detail, phase=Phase.HEADERS)
+
+
+class Response:
+    """Implements InboundResponse (upstream/transport.py)."""
+
+    __slots__ = ("_connection", "_done", "_request", "body", "head")
+
+    def __init__(self, connection: UpstreamConnection, head: ResponseHead, request: OutboundRequest, on_done: Done) -> None:
+        self.head = head
+        self.body = ResponseBody(connection, head.length)
+        self._connection = connection
+        self._request = request
+        self._done: Done | None = on_done
+
+    def tunnel(self) -> RawStream:
+        """The raw connection after a 101; `abort` or `release` still ends it."""
+        return RawStream(self._connection)
+
+    def release(self) -> None:
+        """Keep the connection if both messages are complete and both sides want to go on, else close it."""
+        connection = self._connection
+        keep = (
+            self.body.done
+            and self.head.keep_alive
+            and connection.upload is None
+            and self.head.status != _SWITCHING
+            and not (connection.rx or connection.eof or connection.closed)
+        )
+        self._finish(keep=keep)
+
+    def abort(self) -> None:
+        """Close the connection now."""
+        self._finish(keep=False)
+
+    def _finish(self, *, keep: bool) -> None:
+        done, self._done = self._done, None
+        if done is None:
+            return
+        connection = self._connection
+        if not keep:
+            connection._stop_upload()
+            connection.abort()
+        done(connection, keep)
+
+
+def _render(request: OutboundRequest) -> list[bytes]:
+    parts = [request.method, b" ", request.target, b" HTTP/1.1\r\n"]
+    for name, value in request.fields:
+        parts += (name, b": ", value, b"\r\n")
+    for name, value in request.attempt_fields:
+        parts += (name, b": ", value, b"\r\n")
+    if request.length == CHUNKED:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    elif request.length or request.body is not None:
+        parts.append(b"Content-Length: %d\r\n" % request.length)
+    if request.upgrade:
+        parts += (b"Connection: Upgrade\r\nUpgrade: ", request.upgrade, b"\r\n")
+    elif request.wants_trailers:
+        parts.append(b"Connection: TE\r\nTE: trailers\r\n")
+    parts.append(b"\r\n")
+    return parts
