@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,3 +35,21 @@ class UpstreamStatus:
     budget_available: float
     """Retries that the budget would allow now."""
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigStatus:
+    """Where the configuration comes from and how it is, for metrics and the admin surface.
+
+    `source`, `revision` and `hash` are of the active document, "" while there is none. `rejected`: the newest document
+    is not the active one. `updates` counts by (source, result), result one of `applied unchanged rejected`.
+    """
+
+    source: str = ""
+    revision: str = ""
+    hash: str = ""
+    last_applied_timestamp: float = 0.0
+    """Unix seconds; 0.0 = never."""
+    rejected: bool = False
+    source_connected: Mapping[str, bool] = field(default_factory=dict)
+    updates: Mapping[tuple[str, str], int] = field(default_factory=dict)
