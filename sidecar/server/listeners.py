@@ -1,0 +1,194 @@
+"""The document's listeners: what a reload binds, keeps and lets go, and what a drain closes when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sidecar.http1.server_connection import ServerConnection
+from sidecar.model.snapshot import Listener, Mode
+from sidecar.proxy.flight import Flight
+from sidecar.proxy.timekeeper import Timed, Timekeeper
+from sidecar.server.port import POLL_SECONDS, Handler, Port, Watcher, port_key
+from sidecar.server.sockets import BindError
+from sidecar.tasks import create_task
+
+
+class ListenerError(BindError):
+    """A listener of a document cannot listen; `index` is its place in `listeners`."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+@dataclass(slots=True)
+class Change:
+    """A reload that is bound and not yet in force: `Listeners.commit` or `Listeners.discard` ends it."""
+
+    listeners: tuple[Listener, ...]
+    bound: dict[tuple[str, str, int], Port] = field(default_factory=dict)
+
+
+class Listeners:
+    """Owns every port. `make_handler` gives what serves the connections of a listener."""
+
+    def __init__(self, make_handler: Callable[[Listener], Handler], watcher: Watcher, exchanges: Timekeeper) -> None:
+        self._make_handler = make_handler
+        self._watcher = watcher
+        self._exchanges = exchanges
+        self._ports: dict[tuple[str, str, int], Port] = {}
+        self._retired: dict[Port, asyncio.Task[None]] = {}
+        self._closing = False
+
+    # -- reload
+
+    def prepare(self, listeners: tuple[Listener, ...]) -> Change:
+        """Bind what is new, before anything old goes. Raises ListenerError; then nothing has changed."""
+        change = Change(listeners)
+        if self._closing:  # the process is on its way out: nothing is opened any more
+            return change
+        wanted = {port_key(listener) for listener in listeners}
+        leaving = [port for key, port in self._ports.items() if key not in wanted]
+        try:
+            for index, listener in enumerate(listeners):
+                key = port_key(listener)
+                if key not in self._ports:
+                    change.bound[key] = self._bind(index, listener, leaving)
+        except BaseException:
+            self.discard(change)
+            raise
+        return change
+
+    def _bind(self, index: int, listener: Listener, leaving: list[Port]) -> Port:
+        beside = tuple(port for port in leaving if listener.port and port.address.port == listener.port)
+        try:
+            return Port(listener, self._watcher, beside=beside)
+        except BindError as error:
+            raise ListenerError(index, str(error)) from error
+
+    def discard(self, change: Change) -> None:
+        """Close what `prepare` bound: the document is not taken after all."""
+        for port in change.bound.values():
+            port.acceptor.close()
+
+    def commit(self, change: Change, drain_timeout: float) -> None:
+        """The new set is in force: new ports accept, kept ones have their new settings, the others drain.
+
+        `drain_timeout`: seconds that exchanges of removed listeners have to finish; tunnels have no limit.
+        """
+        kept: dict[tuple[str, str, int], Port] = {}
+        for listener in change.listeners:
+            key = port_key(listener)
+            if key in change.bound:
+                kept[key] = change.bound[key]
+                kept[key].open(self._make_handler(listener))
+            elif key in self._ports:
+                kept[key] = self._ports[key]
+                kept[key].update(listener, self._make_handler(listener))
+        for key, port in self._ports.items():
+            if key not in kept:
+                self._retire(port, drain_timeout)
+        self._ports = kept
+
+    def _retire(self, port: Port, drain_timeout: float) -> None:
+        task = create_task(self._drain_port(port, drain_timeout), name=f"drain {port.listener.name}")
+        self._retired[port] = task
+
+    async def _drain_port(self, port: Port, drain_timeout: float) -> None:
+        try:
+            port.stop_accepting()
+            await self._until_empty([port], drain_timeout)
+            port.abort(self._tunnels())
+            while port.connections:
+                await asyncio.sleep(POLL_SECONDS * 10)
+            await port.aclose()
+        finally:
+            self._retired.pop(port, None)
+
+    # -- what there is
+
+    def status(self) -> list[dict[str, Any]]:
+        """`GET /listeners`: `[{name, mode, address, port, protocol, state}]`, those that drain included."""
+        return [
+            {
+                "name": port.listener.name,
+                "mode": port.listener.mode.value,
+                "address": port.address.path and f"unix:{port.address.path}" or port.address.host,
+                "port": port.address.port,
+                "protocol": "HTTP1",
+                "state": port.state.value,
+            }
+            for port in self._all()
+        ]
+
+    def addresses(self) -> dict[str, str]:
+        """Name -> `address:port` of the listeners in force."""
+        return {port.listener.name: str(port.address) for port in self._ports.values()}
+
+    def connections(self) -> Iterable[tuple[Port, ServerConnection]]:
+        """Every client's connection."""
+        for port in self._all():
+            for connection in list(port.connections):
+                yield port, connection
+
+    def in_flight(self, modes: Sequence[Mode] = tuple(Mode)) -> int:
+        """Exchanges and tunnels that run on listeners of these modes."""
+        return sum(flight.exchange.listener.mode in modes for flight in _flights(self._exchanges))
+
+    def _all(self) -> list[Port]:
+        return [*self._ports.values(), *self._retired]
+
+    def _of(self, modes: Sequence[Mode]) -> list[Port]:
+        return [port for port in self._all() if port.listener.mode in modes]
+
+    def _tunnels(self) -> set[ServerConnection]:
+        return {flight.connection for flight in _flights(self._exchanges.tunnels)}
+
+    # -- drain
+
+    def has(self, modes: Sequence[Mode] = tuple(Mode)) -> bool:
+        """Whether a listener of these modes accepts, or has connections."""
+        return bool(self._of(modes))
+
+    def forbid_new(self) -> None:
+        """Reloads bind nothing from now on."""
+        self._closing = True
+
+    async def close(self, modes: Sequence[Mode], timeout: float) -> int:
+        """Stop accepting on these listeners and let what runs finish for `timeout` seconds; then cut the rest.
+
+        Returns how many exchanges were cut.
+        """
+        ports = self._of(modes)
+        for port in ports:
+            port.stop_accepting()
+        await self._until_empty(ports, timeout)
+        cut = self.in_flight(modes)
+        for port in ports:
+            port.abort()
+        return cut
+
+    async def _until_empty(self, ports: list[Port], timeout: float) -> None:
+        """Until no connection is left; connections that wait for nothing close by themselves. `timeout` 0.0: at once."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        await asyncio.sleep(0)  # let idle ones leave before the first look
+        while any(port.connections or port.acceptor.adopting for port in ports) and loop.time() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def aclose(self) -> None:
+        """Cut what is left and give everything back."""
+        self._closing = True
+        retired = list(self._retired.items())
+        for _, task in retired:
+            task.cancel()
+        for port in [*self._ports.values(), *(port for port, _ in retired)]:
+            await port.aclose()
+        self._ports.clear()
+
+
+def _flights(timed: Iterable[Timed]) -> Iterable[Flight]:
+    return (item for item in timed if isinstance(item, Flight))
