@@ -55,11 +55,6 @@ class Acceptor:
         """Whether connections are still taken (now, or when there is room again)."""
         return not self._closed
 
-    @property
-    def adopting(self) -> bool:
-        """Whether a connection has been accepted that has no protocol yet."""
-        return bool(self._adopting)
-
     def set_limit(self, limit: int) -> None:
         """`maxConnections`; 0 = no limit. Connections above a lowered limit stay."""
         self._limit = limit
@@ -125,7 +120,12 @@ class Acceptor:
         self._resume = self._loop.call_later(_PAUSE_SECONDS, self._rested)
         if not self._exhausted:
             self._exhausted = True
-            log.error("listener %s: cannot accept: %s; connections wait in the backlog", self.name, error.strerror, extra={"event": "accept_failed", "listener": self.name})
+            log.error(
+                "listener %s: cannot accept: %s; connections wait in the backlog",
+                self.name,
+                error.strerror,
+                extra={"event": "accept_failed", "listener": self.name},
+            )
 
     def _rested(self) -> None:
         self._resume = None
@@ -142,6 +142,11 @@ class Acceptor:
             self._resume = None
         self._adjust()
         close_socket(self.sock)
+
+    async def settled(self) -> None:
+        """Wait until every connection that was accepted has its protocol."""
+        while self._adopting:
+            await asyncio.wait(set(self._adopting))
 
     async def aclose(self) -> None:
         """Stop listening; what was accepted and has no protocol yet is dropped."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sidecar.http1.server_connection import ServerConnection
 from sidecar.model.snapshot import Listener, Mode
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.timekeeper import Timed, Timekeeper
-from sidecar.server.port import POLL_SECONDS, Handler, Port, Watcher, port_key
+from sidecar.server.port import Handler, Port, Watcher, port_key
 from sidecar.server.sockets import BindError
-from sidecar.tasks import create_task
+from sidecar.tasks import cancel_and_wait, create_task
+
+_TURNS: Final = 5
+"""Turns of the loop in which a connection that was told to go, and has nothing to say, is gone."""
 
 
 class ListenerError(BindError):
@@ -100,10 +103,9 @@ class Listeners:
     async def _drain_port(self, port: Port, drain_timeout: float) -> None:
         try:
             port.stop_accepting()
-            await self._until_empty([port], drain_timeout)
+            await self._until_empty([port], asyncio.get_running_loop().time() + drain_timeout, asyncio.Event())
             port.abort(self._tunnels())
-            while port.connections:
-                await asyncio.sleep(POLL_SECONDS * 10)
+            await port.emptied()
             await port.aclose()
         finally:
             self._retired.pop(port, None)
@@ -116,7 +118,7 @@ class Listeners:
             {
                 "name": port.listener.name,
                 "mode": port.listener.mode.value,
-                "address": port.address.path and f"unix:{port.address.path}" or port.address.host,
+                "address": str(port.address) if port.address.path else port.address.host,
                 "port": port.address.port,
                 "protocol": "HTTP1",
                 "state": port.state.value,
@@ -157,27 +159,27 @@ class Listeners:
         """Reloads bind nothing from now on."""
         self._closing = True
 
-    async def close(self, modes: Sequence[Mode], timeout: float) -> int:
-        """Stop accepting on these listeners and let what runs finish for `timeout` seconds; then cut the rest.
+    async def close(self, modes: Sequence[Mode], deadline: float, now: asyncio.Event) -> int:
+        """Stop accepting on these listeners and let what runs finish until `deadline` (or `now`); then cut the rest.
 
-        Returns how many exchanges were cut.
+        Returns how many connections were cut while something was still to be said on them.
         """
         ports = self._of(modes)
         for port in ports:
             port.stop_accepting()
-        await self._until_empty(ports, timeout)
-        cut = self.in_flight(modes)
-        for port in ports:
-            port.abort()
-        return cut
+        await self._until_empty(ports, deadline, now)
+        return sum(port.abort() for port in ports)
 
-    async def _until_empty(self, ports: list[Port], timeout: float) -> None:
-        """Until no connection is left; connections that wait for nothing close by themselves. `timeout` 0.0: at once."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        await asyncio.sleep(0)  # let idle ones leave before the first look
-        while any(port.connections or port.acceptor.adopting for port in ports) and loop.time() < deadline:
-            await asyncio.sleep(POLL_SECONDS)
+    async def _until_empty(self, ports: list[Port], deadline: float, now: asyncio.Event) -> None:
+        """Until no connection is left; those that wait for nothing close by themselves."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        ends = [create_task(_all_emptied(ports), name="drained"), create_task(now.wait(), name="now")]
+        try:
+            left = max(deadline - asyncio.get_running_loop().time(), 0.0)
+            await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_and_wait(ends)
 
     async def aclose(self) -> None:
         """Cut what is left and give everything back."""
@@ -192,3 +194,9 @@ class Listeners:
 
 def _flights(timed: Iterable[Timed]) -> Iterable[Flight]:
     return (item for item in timed if isinstance(item, Flight))
+
+
+async def _all_emptied(ports: list[Port]) -> bool:
+    for port in ports:
+        await port.emptied()
+    return True

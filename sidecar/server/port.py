@@ -16,8 +16,6 @@ from sidecar.server.sockets import SocketAddress, listener_address, open_socket
 
 Handler = Callable[[ServerConnection], Coroutine[Any, Any, None]]
 """Serves one connection from its first request to its last."""
-POLL_SECONDS: Final = 0.02
-"""How often a drain looks at what is left. Looking costs the hot path nothing; being told by each exchange would."""
 _LATE_SECONDS: Final = 0.25
 
 
@@ -50,8 +48,11 @@ class Port:
         """Raises BindError. `beside`: ports that a reload takes away and that hold the same port number."""
         self._loop = asyncio.get_running_loop()
         self._watcher = watcher
+        self._left = asyncio.Event()
+        """Set when a connection is gone."""
         self._counted_as: dict[ServerConnection, str] = {}
         self.listener = listener
+        self.acceptor: Acceptor
         sock = open_socket(listener_address(listener.bind, listener.port), beside=tuple(port.acceptor.sock for port in beside))
         self.owner = Owner(listener.name, self._settings(listener, None), _nobody, self._opened, self._closed)
         self.acceptor = Acceptor(sock, lambda: ServerConnection(self.owner), name=listener.name, limit=listener.max_connections)
@@ -96,15 +97,22 @@ class Port:
         """Cut every connection but those `spared`; returns how many."""
         doomed = [connection for connection in self.connections if connection not in spared]
         for connection in doomed:
-            connection.abort()
+            connection.closed = True
+            connection.transport.abort()  # also when it is closed and its peer is slow to take the rest
         return len(doomed)
+
+    async def emptied(self) -> None:
+        """Wait until no connection is left."""
+        await self.acceptor.settled()
+        while self.connections:
+            self._left.clear()
+            await self._left.wait()
 
     async def aclose(self) -> None:
         """Nothing is left afterwards: socket, connections, timer."""
         await self.acceptor.aclose()
         self.abort()
-        while self.connections:
-            await asyncio.sleep(POLL_SECONDS)
+        await self.emptied()
         self.owner.settings.idle.close()
 
     def _settings(self, listener: Listener, old: ServerSettings | None) -> ServerSettings:
@@ -120,6 +128,7 @@ class Port:
     def _closed(self, connection: ServerConnection) -> None:
         self._watcher.connection_closed(self._counted_as.pop(connection, self.owner.name))
         self.acceptor.released()
+        self._left.set()
 
 
 async def _nobody(_connection: ServerConnection) -> None:

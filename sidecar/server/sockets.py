@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from sidecar.errors import OutriderError
@@ -147,7 +148,7 @@ def _open_unix(path: str, mode: int | None) -> socket.socket:
     try:
         sock.bind(path)
         if mode is not None:  # before listen: until then nobody can connect
-            os.chmod(path, mode)
+            Path(path).chmod(mode)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:
@@ -159,7 +160,7 @@ def _open_unix(path: str, mode: int | None) -> socket.socket:
 def _remove_stale(path: str) -> None:
     """A socket file outlives its process; one that nobody listens on may go. Raises OSError when somebody does."""
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
             raise OSError(errno.EADDRINUSE, "the path exists and is not a socket")
     except FileNotFoundError:
         return
@@ -168,7 +169,7 @@ def _remove_stale(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            Path(path).unlink()
         else:
             raise OSError(errno.EADDRINUSE, "in use")
 
@@ -179,7 +180,7 @@ def close_socket(sock: socket.socket) -> None:
     sock.close()
     if path:
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            Path(path).unlink()
 
 
 def bound_address(sock: socket.socket) -> SocketAddress:

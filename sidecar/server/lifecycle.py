@@ -1,0 +1,195 @@
+"""The life of the process: listen -> ready -> draining -> closed (product.md 3.7 and 3.9 Drain), and what probes see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from sidecar.model.snapshot import Lifecycle as Timing
+from sidecar.model.snapshot import Mode
+from sidecar.server.listeners import Listeners
+from sidecar.tasks import cancel_and_wait, create_task
+
+log = logging.getLogger("outrider")
+
+_BEAT_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.02
+"""How often a drain looks for exchanges. Looking costs the hot path nothing; being told by each of them would."""
+_STUCK_SECONDS: Final = 10.0
+"""`/livez` fails when the event loop has not come round for this long."""
+
+
+class Stage(StrEnum):
+    """`drained`: what `POST /drain` can do is done, the process stays."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DRAINED = "drained"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition of a probe; `detail` says why it does not hold."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class Heartbeat:
+    """Notes once a second that the loop came round."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._at = loop.time()
+        self._timer = loop.call_later(_BEAT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        self._at = self._loop.time()
+        self._timer = self._loop.call_later(_BEAT_SECONDS, self._beat)
+
+    def check(self) -> Check:
+        """Whether it came round lately."""
+        age = self._loop.time() - self._at
+        return Check("event-loop", age < _STUCK_SECONDS, f"no heartbeat for {age:.0f}s")
+
+    def close(self) -> None:
+        """Stop."""
+        self._timer.cancel()
+
+
+class Lifecycle:
+    """Decides when what closes. The composition root says what has happened; probes and admin ask."""
+
+    def __init__(self, listeners: Listeners, timing: Callable[[], Timing]) -> None:
+        """`timing`: the active document's `lifecycle`, asked when a drain begins."""
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._listeners = listeners
+        self._timing = timing
+        self._heartbeat = Heartbeat(loop)
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """No drainDelay."""
+        self._now = asyncio.Event()
+        """No drainTimeout either."""
+        self._inbound: asyncio.Task[int] | None = None
+        self._deadline = 0.0
+        """When what is still in flight is cut; known once drainDelay is over."""
+        self.outbound_draining = False
+        """The process is to end: responses of Forward listeners say `Connection: close` too."""
+        self.listening = False
+        """Status, admin and the first document's listeners are bound (there may be no document)."""
+        self.configured = False
+        """A valid document is active."""
+        self.stage = Stage.STARTING
+
+    # -- what has happened
+
+    def config_active(self) -> None:
+        """A document is in force; its listeners listen."""
+        self.configured = True
+        if self.stage is Stage.STARTING:
+            self.stage = Stage.READY
+
+    def first_decision(self) -> None:
+        """The first look for a document has ended, whatever it found."""
+        self.listening = True
+
+    # -- what probes see
+
+    @property
+    def draining(self) -> bool:
+        """From the beginning of a drain on: readiness fails and responses say `Connection: close`."""
+        return self.stage in (Stage.DRAINING, Stage.DRAINED, Stage.CLOSED)
+
+    def says_close(self, mode: Mode) -> bool:
+        """Whether responses of such a listener say `Connection: close`."""
+        return self.outbound_draining if mode is Mode.FORWARD else self.draining
+
+    def startup(self) -> list[Check]:
+        """`/startupz`."""
+        return [Check("listening", self.listening, "the first look for a document has not ended")]
+
+    def readiness(self) -> list[Check]:
+        """`/readyz`: never an upstream's health."""
+        return [
+            Check("config", self.configured, "no valid document yet"),
+            Check("draining", not self.draining, f"the sidecar is {self.stage.value}"),
+        ]
+
+    def liveness(self) -> list[Check]:
+        """`/livez`."""
+        return [self._heartbeat.check()]
+
+    # -- drain
+
+    def drain(self) -> bool:
+        """Begin to drain the Reverse listeners (POST /drain), once; True when that is done."""
+        self._begin()
+        return self.stage in (Stage.DRAINED, Stage.CLOSED)
+
+    def stop(self, *, hurry: bool = False) -> None:
+        """Drain everything, then `wait` returns. `hurry`: skip drainDelay. Asked again: now."""
+        if self._stop.is_set():
+            self._now.set()
+            hurry = True
+        self._stop.set()
+        if hurry:
+            self._hurry.set()
+
+    def _begin(self) -> None:
+        if self._inbound is None:
+            self.stage = Stage.DRAINING
+            self._inbound = create_task(self._drain_inbound(), name="drain")
+
+    async def _drain_inbound(self) -> int:
+        """Close the Reverse listeners; the number of connections cut."""
+        timing = self._timing()
+        log.info("draining", extra={"event": "draining", "drain_delay_s": timing.drain_delay, "drain_timeout_s": timing.drain_timeout})
+        if self._listeners.has():
+            await _pause(self._hurry, timing.drain_delay)
+        self._deadline = self._loop.time() + timing.drain_timeout
+        cut = await self._listeners.close((Mode.REVERSE,), self._deadline, self._now)
+        self.stage = Stage.DRAINED
+        return cut
+
+    async def wait(self) -> int:
+        """Wait for `stop`, drain, and return the number of connections that were cut (exit code 1 when not 0).
+
+        Forward listeners take new connections until nothing is in flight: the application may be still at work.
+        """
+        await self._stop.wait()
+        self.outbound_draining = True
+        self._listeners.forbid_new()
+        own_deadline = self._loop.time() + self._timing().drain_timeout
+        self._begin()
+        assert self._inbound is not None
+        cut = await self._inbound
+        deadline = max(self._deadline, own_deadline)
+        while self._listeners.in_flight() and not self._now.is_set() and self._loop.time() < deadline:
+            await _pause(self._now, _POLL_SECONDS)
+        cut += await self._listeners.close(tuple(Mode), deadline, self._now)
+        self.stage = Stage.CLOSED
+        log.info("drained", extra={"event": "drained", "cut": cut})
+        return cut
+
+    async def aclose(self) -> None:
+        """Nothing of ours runs afterwards."""
+        self._heartbeat.close()
+        if self._inbound is not None:
+            await cancel_and_wait([self._inbound])
+
+
+async def _pause(until: asyncio.Event, seconds: float) -> None:
+    """Wait for `until`, but not longer than `seconds`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await until.wait()
