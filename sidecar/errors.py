@@ -109,6 +109,10 @@ class StaleConnection(UpstreamError):
     """A reused keep-alive connection died with zero response bytes (product.md 3.3 e)."""
 
 
+class RefusedStream(UpstreamError):
+    """The upstream said that it has not looked at the request (product.md 3.3 a; HTTP/2 REFUSED_STREAM, GOAWAY)."""
+
+
 class PeerGone(OutriderError):
     """The client's connection is gone: nobody is there to answer."""
 
