@@ -24,7 +24,14 @@ _FRAMING_UNDERSCORED: Final = frozenset(
 
 _names: Final[dict[bytes, bytes]] = {}
 known_name: Final = _names.get
-"""Lower case of a name that has been seen and found good, else None."""
+"""Lower case of a name that has been seen and found good, else None. Never of one in `DECIDING`: parsers look closer at those."""
+
+ALONE: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
+"""Fields that decide about the message itself and must have one line only."""
+DECIDING: Final = ALONE | {b"connection", b"upgrade", b"expect"}
+"""`ALONE` and the lists that decide about the message."""
+deciding_name: Final = {spelled: name for name in DECIDING for spelled in (name, name.title(), name.upper())}.get
+"""Lower case of a usual spelling of a name in `DECIDING`, else None."""
 
 
 def reject(rejection: Rejection, detail: str, *, reason: Reason = Reason.HTTP_REQUEST_ERROR, status: int | None = None) -> BadMessage:
@@ -50,7 +57,7 @@ def learn_name(name: bytes, colon: bytes, reason: Reason) -> bytes:
         if reason is Reason.HTTP_REQUEST_ERROR:
             raise reject(Rejection.UNDERSCORE_NAME, "a field name reads as a framing field")
         return lower  # never cached: the cache serves requests too
-    if len(name) <= CACHED_NAME_BYTES:
+    if len(name) <= CACHED_NAME_BYTES and lower not in DECIDING:
         if len(_names) >= CACHED_NAMES:
             _names.clear()  # somebody sends invented names; the real ones are back at once
         _names[name] = lower
@@ -60,7 +67,7 @@ def learn_name(name: bytes, colon: bytes, reason: Reason) -> bytes:
 def parse_field(line: bytes, reason: Reason) -> Field:
     """One field line without its line end, for lines that are rare (trailers). Raises BadMessage."""
     name, colon, value = line.partition(b":")
-    lower = known_name(name) if colon else None
-    if lower is None:
+    lower = known_name(name)
+    if lower is None or not colon:
         lower = learn_name(name, colon, reason)
     return name, lower, value.strip(b" \t")

@@ -87,7 +87,10 @@ def real_ip(trusted: tuple[Network, ...] | None, chain: bytes, client: bytes) ->
 
 
 class PeerRules:
-    """What holds for the requests of one peer. Two exist per listener: for the believed, and for all others."""
+    """What holds for the requests of one peer. Two exist per listener: for the believed, and for all others.
+
+    `taken`: lower names to take out of a request (`own` of `hop_by_hop.sift`) before `apply`.
+    """
 
     __slots__ = ("_mode", "_scheme", "_trusted", "believed", "taken")
 
@@ -100,7 +103,6 @@ class PeerRules:
             self.taken = _NOTHING
         else:
             self.taken = _WRITTEN if mode is Forwarded.APPEND and is_believed else _REMOVED
-        """Lower names to take out of a request (`own` of `hop_by_hop.sift`) before `apply`."""
 
     def apply(self, found: dict[bytes, bytes], client: bytes, host: bytes) -> list[tuple[bytes, bytes]]:
         """The (name, value) lines to write. `found` is what was taken, `client` the peer's address, `host` the request's."""

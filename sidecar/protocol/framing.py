@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -14,12 +13,10 @@ from sidecar.protocol.fields import is_token, reject
 MAX_LENGTH_DIGITS: Final = 18
 """Below 2^63 whatever the digits, so no recipient's integer overflows."""
 
-_is_length: Final = re.compile(rb"[0-9]{1,18}").fullmatch
-
 
 def content_length(value: bytes, reason: Reason = Reason.HTTP_REQUEST_ERROR) -> int:
     """Octets that one `Content-Length` line announces. Raises BadMessage for lists, signs, blanks and 19 digits or more."""
-    if not _is_length(value):
+    if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
         raise reject(Rejection.BAD_CONTENT_LENGTH, "Content-Length is not a plain number of at most 18 digits", reason=reason)
     return int(value)
 

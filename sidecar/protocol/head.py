@@ -15,7 +15,7 @@ from sidecar.model.head import UNTIL_CLOSE, Field, RequestHead, ResponseHead
 from sidecar.model.reason import Reason, Rejection
 from sidecar.protocol import framing
 from sidecar.protocol import target as targets
-from sidecar.protocol.fields import GOOD, is_token, known_name, learn_name, reject
+from sidecar.protocol.fields import ALONE, DECIDING, GOOD, deciding_name, is_token, known_name, learn_name, reject
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024
 MAX_RESPONSE_FIELDS: Final = 256
@@ -26,12 +26,6 @@ _MINOR: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"QUERY"))
 _is_version: Final = re.compile(rb"HTTP/[0-9]\.[0-9]").fullmatch
 _status_line: Final = re.compile(rb"HTTP/([0-9])\.([0-9]) ([1-9][0-9]{2})(?: (.*))?").fullmatch
-
-# Fields that decide about the message itself; the first three must stand alone, the others are lists.
-_ALONE: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
-_REQUEST_DECIDES: Final = _ALONE | {b"connection", b"upgrade", b"expect"}
-_RESPONSE_ALONE: Final = _ALONE - {b"host"}
-_RESPONSE_DECIDES: Final = _RESPONSE_ALONE | {b"connection", b"upgrade"}
 
 _CACHED_HOSTS: Final = 1024
 _hosts: Final[dict[bytes, bytes]] = {}
@@ -60,28 +54,36 @@ def find_end(data: bytes | bytearray, start: int = 0) -> int:
 
 
 def looks_wrong(data: bytes | bytearray, start: int = 0) -> BadMessage | None:
-    """Why an unfinished head can never become one, or None; `data[start:]` is what came since the last question.
+    """Why an unfinished request head can never become one, or None; `data[start:]` is what came since the last question.
 
-    So that a peer that speaks TLS, HTTP/2, HTTP/0.9 or bare line feeds is told at once, not at the header timeout.
+    So that a peer that speaks TLS, HTTP/0.9 or bare line feeds is told at once, not at the header timeout.
     """
-    if start == 0 and data[:2] == b"\x16\x03":
+    if data[:2] == b"\x16\x03":
         return reject(Rejection.BAD_REQUEST_LINE, "a TLS handshake on a plain-text port")
-    fresh = bytes(data[start:])
-    odd = fresh.translate(None, GOOD)
-    if start and odd[:1] == b"\n" and fresh[:1] == b"\n" and data[start - 1] == 0x0D:
-        odd = odd[1:]
-    if odd.endswith(b"\r") and fresh.endswith(b"\r"):
-        odd = odd[:-1]
-    if odd.replace(b"\r\n", b""):
+    if _has_stray_bytes(data, start):
         return _bad_bytes(bytes(data))
-    line, crlf, _ = bytes(data[: max(start, 1) + len(fresh)]).partition(b"\r\n") if b"\r\n" in fresh or start else (b"", b"", b"")
-    if not crlf:
+    end = data.find(b"\r\n")
+    if end < 0 or end < start - 1:
         return None
     try:
-        _request_line(line)
+        _check_request_line(bytes(data[:end]))
     except BadMessage as error:
         return error
     return None
+
+
+def response_looks_wrong(data: bytes | bytearray, start: int = 0) -> BadMessage | None:
+    """`looks_wrong` for a response head."""
+    if not b"HTTP/1.".startswith(data[:7]):
+        return reject(Rejection.BAD_STATUS_LINE, "not a status line", reason=_BAD)
+    return _bad_bytes(bytes(data), _BAD) if _has_stray_bytes(data, start) else None
+
+
+def _has_stray_bytes(data: bytes | bytearray, start: int) -> bool:
+    """Whether `data[start:]` has a control character, or a line end that is not CRLF (one may be cut in two)."""
+    begin = start - 1 if start and data[start - 1] == 0x0D else start
+    odd = data[begin:].translate(None, GOOD).replace(b"\r\n", b"")
+    return bool(odd) and not (odd == b"\r" and data.endswith(b"\r"))
 
 
 def overflow(data: bytes | bytearray, limits: HeadLimits) -> BadMessage:
@@ -116,7 +118,7 @@ def parse_request_head(block: bytes, limits: HeadLimits) -> RequestHead:
         raise reject(Rejection.BAD_REQUEST_LINE, "the method is not a token")
     if len(target) > limits.max_target:
         raise _target_too_long()
-    if not target.isascii() or b"#" in target or b"\t" in target:
+    if not target.isascii() or 0x23 in target or 0x09 in target:  # "#" and HTAB
         raise _bad_target("a byte that no request target may hold")
     if len(lines) - 3 > limits.max_fields:
         raise reject(Rejection.TOO_MANY_FIELDS, "too many fields", reason=Reason.HEADER_SECTION_TOO_LARGE)
@@ -127,17 +129,17 @@ def parse_request_head(block: bytes, limits: HeadLimits) -> RequestHead:
     for line in lines[1:-2]:
         name, colon, value = line.partition(b":")
         lower = known_name(name)
-        if lower is None or not colon:
-            lower = learn_name(name, colon, Reason.HTTP_REQUEST_ERROR)
         value = value.strip(b" \t")
+        if lower is None or not colon:
+            lower = (deciding_name(name) if colon else None) or learn_name(name, colon, Reason.HTTP_REQUEST_ERROR)
+            if lower in DECIDING:
+                if lower not in found:
+                    found[lower] = value
+                elif lower in ALONE:
+                    raise framing.repeated(lower)
+                else:
+                    found[lower] = found[lower] + b"," + value
         add((name, lower, value))
-        if lower in _REQUEST_DECIDES:
-            if lower not in found:
-                found[lower] = value
-            elif lower in _ALONE:
-                raise framing.repeated(lower)
-            else:
-                found[lower] = found[lower] + b"," + value
 
     head = RequestHead(method, target, minor, fields)
     head.size = len(block)
@@ -156,10 +158,9 @@ def parse_request_head(block: bytes, limits: HeadLimits) -> RequestHead:
 def _decide_request(head: RequestHead, found: dict[bytes, bytes]) -> None:
     """Framing, persistence, expectation and upgrade of a request (RFC 9112 sections 6.3 and 9.3, RFC 9110 7.8 and 10.1.1)."""
     length = framing.declared_length(found, head.minor)
-    if length:
+    if length is not None:
         head.length = length
-    if length is not None and length >= 0:
-        _normalise_length(head.fields, found[b"content-length"], length)
+        _write_plain_length(head.fields, found)
     connection = found.get(b"connection")
     upgrades = False
     if connection is not None:
@@ -174,13 +175,15 @@ def _decide_request(head: RequestHead, found: dict[bytes, bytes]) -> None:
         head.expect_continue = found.get(b"expect", b"").lower() == b"100-continue"
 
 
-def _normalise_length(fields: list[Field], value: bytes, length: int) -> None:
-    """Write `0005` as `5`: not every recipient reads leading zeros as we do."""
-    plain = b"%d" % length
-    if plain != value:
+def _write_plain_length(fields: list[Field], found: dict[bytes, bytes]) -> None:
+    """Write `Content-Length: 0005` as `5`: not every recipient reads leading zeros as we do."""
+    value = found.get(b"content-length")
+    if value is not None and len(value) > 1 and value[0] == 0x30:
+        plain = value.lstrip(b"0") or b"0"
         fields[:] = [(name, lower, plain if lower == b"content-length" else old) for name, lower, old in fields]
 
 
+_NOT_NAMES: Final = frozenset((b"", b"close", b"keep-alive", b"upgrade"))
 _COMMON_OPTIONS: Final[dict[bytes, tuple[bool, bool, tuple[bytes, ...]]]] = {
     b"keep-alive": (False, False, ()),
     b"Keep-Alive": (False, False, ()),
@@ -196,9 +199,9 @@ def _options(value: bytes) -> tuple[bool, bool, tuple[bytes, ...]]:
     common = _COMMON_OPTIONS.get(value)
     if common is not None:
         return common
-    options = {option.strip(b" \t") for option in value.lower().split(b",")}
-    names = options - {b"", b"close", b"keep-alive", b"upgrade"}
-    return b"close" in options, b"upgrade" in options, tuple(names)
+    options = dict.fromkeys([option.strip(b" \t") for option in value.lower().split(b",")])
+    names = tuple([option for option in options if option not in _NOT_NAMES])
+    return b"close" in options, b"upgrade" in options, names
 
 
 def _learn_host(host: bytes) -> bytes:
@@ -251,7 +254,7 @@ def _take_absolute_form(head: RequestHead) -> None:
     head.fields = [(b"Host", b"host", authority), *others]  # RFC 9112 section 3.2.2: what Host said is ignored
 
 
-def _request_line(line: bytes) -> None:
+def _check_request_line(line: bytes) -> None:
     """Check a request line without its limits and forms. Raises BadMessage."""
     words = line.split(b" ")
     if len(words) != 3:
@@ -306,6 +309,7 @@ def _bad_bytes(block: bytes, reason: Reason = Reason.HTTP_REQUEST_ERROR) -> BadM
 
 
 _BAD: Final = Reason.HTTP_PROTOCOL_ERROR
+_RESPONSE_ALONE: Final = ALONE - {b"host"}
 
 
 def parse_response_head(
@@ -330,18 +334,18 @@ def parse_response_head(
     for line in lines[1:-2]:
         name, colon, value = line.partition(b":")
         lower = known_name(name)
+        value = value.strip(b" \t")
         if lower is None or not colon:
             name = name.rstrip(b" \t")  # RFC 9112 section 5.1: a proxy must remove it from responses
-            lower = learn_name(name, colon, _BAD)
-        value = value.strip(b" \t")
+            lower = (deciding_name(name) if colon else None) or learn_name(name, colon, _BAD)
+            if lower in DECIDING:
+                if lower not in found:
+                    found[lower] = value
+                elif lower in _RESPONSE_ALONE:
+                    raise framing.repeated(lower, _BAD)
+                else:
+                    found[lower] = found[lower] + b"," + value
         add((name, lower, value))
-        if lower in _RESPONSE_DECIDES:
-            if lower not in found:
-                found[lower] = value
-            elif lower in _RESPONSE_ALONE:
-                raise framing.repeated(lower, _BAD)
-            else:
-                found[lower] = found[lower] + b"," + value
 
     head = ResponseHead(status, reason, minor, fields)
     head.size = len(block)
@@ -353,8 +357,8 @@ def _decide_response(head: ResponseHead, found: dict[bytes, bytes], request_meth
     """Framing, persistence and upgrade of a response."""
     declared = framing.declared_length(found, head.minor, _BAD)
     head.length = framing.response_length(declared, head.status, request_method)
-    if declared is not None and declared >= 0:
-        _normalise_length(head.fields, found[b"content-length"], declared)
+    if declared is not None:
+        _write_plain_length(head.fields, found)
     connection = found.get(b"connection")
     if connection is not None:
         close, upgrades, head.connection_tokens = _options(connection)
