@@ -1,0 +1,223 @@
+"""AccessLog: one line per exchange, with the fields and the order of interface.md section 6.
+
+What comes again (names of the configuration, hosts, user agents, addresses) is rendered once and remembered; the rest is
+checked and pasted between quotes when it is harmless (it nearly always is), escaped otherwise. A dict through an encoder
+costs twice as much, and no encoder escapes all that `text.escaped` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from sidecar.model.exchange import Exchange
+from sidecar.model.head import RequestHead
+from sidecar.model.reason import Reason
+from sidecar.model.snapshot import AccessLog as Settings
+from sidecar.model.snapshot import LogFormat, LogQuery, Snapshot
+from sidecar.observe.base import SilentObserver, TrafficKey, response_seconds, status_of, traffic_key
+from sidecar.observe.output import Output
+from sidecar.observe.text import HARMLESS, Rendered, escaped, printable, shortened, utc, utc_seconds
+
+BATCH_LINES: Final = 128
+BATCH_BYTES: Final = 64 * 1024
+BATCH_SECONDS: Final = 0.25
+MAX_PATH: Final = 2048
+MAX_NAME: Final = 256
+MAX_AGENT: Final = 512
+MAX_DETAIL: Final = 1024
+REDACTED: Final = b"[redacted]"
+
+_JSON: Final = (
+    b'{"time":"%b.%03dZ","level":"%b","event":"access",%b,"endpoint":"%b","method":"%b","authority":"%b","path":"%b","status":%d,"reason":"%b",'
+    b'"attempts":%d,"duration_ms":%.3f,"upstream_ms":%b,"bytes_in":%d,"bytes_out":%d,"client":"%b","protocol":"HTTP/1.%d",'
+    b'"request_id":"%b","user_agent":"%b"%b}\n'
+)
+
+
+class AccessLog(SilentObserver):
+    """Writes batches of at most 128 lines, 250 ms after the first one at the latest. Needs a running event loop."""
+
+    def __init__(
+        self, output: Output, *, console: bool = False, wall: Callable[[], float] = time.time, chance: Callable[[], float] = random.random
+    ) -> None:
+        self._output = output
+        self._render = self._console_line if console else self._json_line
+        self._wall = wall
+        self._chance = chance
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._names: Rendered[TrafficKey] = Rendered(_names)
+        self._labels: Rendered[str] = Rendered(_label)
+        self._methods: Rendered[bytes] = Rendered(_token)
+        self._authorities: Rendered[bytes] = Rendered(_token)
+        self._agents: Rendered[bytes] = Rendered(self._agent)
+        self._second = 0
+        self._second_text = b""
+        self._configure(Settings())
+
+    def config_applied(self, snapshot: Snapshot) -> None:
+        """Takes over `telemetry.accessLog`."""
+        self._configure(snapshot.telemetry.access_log)
+
+    def exchange_finished(self, exchange: Exchange) -> None:
+        """Queues the exchange's line, if it is to have one."""
+        if not self._everything and not self._wanted(exchange):
+            return
+        line = self._render(exchange)
+        lines = self._lines
+        lines.append(line)
+        self._size += len(line)
+        if len(lines) >= BATCH_LINES or self._size >= BATCH_BYTES:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Hand what is collected to the output now; call it when draining. Never blocks."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._lines:
+            self._output.write(b"".join(self._lines))
+            self._lines.clear()
+            self._size = 0
+
+    def close(self) -> None:
+        """Flush; the output is its owner's to close."""
+        self.flush()
+
+    def _configure(self, settings: Settings) -> None:
+        self._settings = settings
+        self._enabled = settings.format is not LogFormat.NONE
+        self._everything = self._enabled and settings.sample >= 1.0
+        self._keep_query = settings.query is LogQuery.KEEP
+        self._hide_agent = b"user-agent" in settings.redact_headers
+        self._agents.clear()
+
+    def _wanted(self, exchange: Exchange) -> bool:
+        if not self._enabled:
+            return False
+        settings = self._settings
+        return (
+            (settings.always_error and is_error(exchange))
+            or (settings.always_retried and (len(exchange.attempts) > 1 or exchange.replays > 0))
+            or (settings.slower_than is not None and exchange.ended_at - exchange.started_at >= settings.slower_than)
+            or self._chance() < settings.sample
+        )
+
+    def _json_line(self, exchange: Exchange) -> bytes:
+        now = self._wall()
+        second = int(now)
+        if second != self._second:
+            self._second, self._second_text = second, utc_seconds(second).encode()
+        head = exchange.head
+        path = self._path(head)
+        request_id = exchange.request_id
+        if path.translate(None, HARMLESS) or request_id.translate(None, HARMLESS):
+            path, request_id = escaped(path), escaped(request_id)
+        agent = b""
+        for _, name, value in head.fields:
+            if name == b"user-agent":
+                agent = self._agents[value]
+                break
+        endpoint, upstream_ms = b"", b"null"
+        attempts = exchange.attempts
+        if attempts:
+            last = attempts[-1]
+            if last.endpoint is not None:
+                endpoint = self._labels[last.endpoint.label]
+            if last.headers_at:
+                upstream_ms = b"%.3f" % ((response_seconds(last) or 0.0) * 1000)
+        reason = exchange.reason
+        return _JSON % (
+            self._second_text,
+            (now - second) * 1000,
+            b"info" if reason is None else _level(reason),
+            self._names[traffic_key(exchange)],
+            endpoint,
+            self._methods[head.method],
+            self._authorities[head.host],
+            path,
+            exchange.status or status_of(exchange),
+            b"none" if reason is None else reason.value.encode(),
+            len(attempts),
+            (exchange.ended_at - exchange.started_at) * 1000,
+            upstream_ms,
+            exchange.bytes_in,
+            exchange.bytes_out,
+            self._labels[exchange.client],
+            head.minor,
+            request_id,
+            agent,
+            _extras(exchange) if reason is not None or exchange.replays or exchange.tunnel or exchange.retries_skipped else b"",
+        )
+
+    def _console_line(self, exchange: Exchange) -> bytes:
+        now = self._wall()
+        head = exchange.head
+        _, route, upstream = traffic_key(exchange)
+        last = exchange.attempts[-1] if exchange.attempts else None
+        facts = {
+            "route": route,
+            "upstream": upstream,
+            "endpoint": last.endpoint.label if last is not None and last.endpoint is not None else "",
+            "reason": exchange.reason or "",
+            "clock": exchange.clock or "",
+            "attempts": str(len(exchange.attempts)) if len(exchange.attempts) > 1 else "",
+            "id": _text(exchange.request_id) if exchange.reason is not None else "",
+        }
+        told = " ".join(f"{name}={value}" for name, value in facts.items() if value)
+        what = f"{_text(shortened(head.method, MAX_NAME))} {_text(shortened(head.host, MAX_NAME))}{_text(self._path(head))}"
+        milliseconds = (exchange.ended_at - exchange.started_at) * 1000
+        text = f"{utc(now)[11:-1]} {status_of(exchange)} {what} {milliseconds:.1f}ms {told}"
+        return printable(text.rstrip()).encode("utf-8", "backslashreplace") + b"\n"
+
+    def _path(self, head: RequestHead) -> bytes:
+        path = head.path if self._keep_query else head.path.partition(b"?")[0]
+        return path if len(path) <= MAX_PATH else shortened(path, MAX_PATH)
+
+    def _agent(self, value: bytes) -> bytes:
+        return REDACTED if self._hide_agent else escaped(shortened(value, MAX_AGENT))
+
+
+def is_error(exchange: Exchange) -> bool:
+    """What `always: [Error]` means: we answered or gave up in the upstream's place, or the status is 5xx."""
+    return exchange.reason is not None or exchange.status >= 500
+
+
+def _level(reason: Reason) -> bytes:
+    # A client that went away is nobody's fault here.
+    return b"info" if reason is Reason.CLIENT_CLOSED else b"warning"
+
+
+def _extras(exchange: Exchange) -> bytes:
+    """What is only there when something is to be told: which clock, what happened, what was not tried again."""
+    told = [
+        ("clock", b"" if exchange.clock is None else exchange.clock.value.encode()),
+        ("detail", shortened(exchange.detail.encode("utf-8", "backslashreplace"), MAX_DETAIL)),
+        ("retries_skipped", exchange.retries_skipped.encode()),
+        ("tunnel", exchange.tunnel.encode()),
+    ]
+    text = b"".join(b',"%b":"%b"' % (name.encode(), escaped(value)) for name, value in told if value)
+    return text + (b',"replays":%d' % exchange.replays if exchange.replays else b"")
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+def _names(key: TrafficKey) -> bytes:
+    return b'"listener":"%b","route":"%b","upstream":"%b"' % tuple(map(_label, key))
+
+
+def _label(value: str) -> bytes:
+    return escaped(value.encode("utf-8", "backslashreplace"))
+
+
+def _token(value: bytes) -> bytes:
+    return escaped(shortened(value, MAX_NAME))
