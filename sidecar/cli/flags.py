@@ -19,7 +19,9 @@ class _FromVariable(str):
     variable: str
 
 
-def add_flag(parser: argparse.ArgumentParser, name: str, *, parse: Callable[[str], Any] = str, default: str | None = None, **options: Any) -> None:
+def add_flag(
+    parser: argparse.ArgumentParser, name: str, *, parse: Callable[[str], Any] = str, default: str | None = None, **options: Any
+) -> None:
     """Add `name` to `parser`; its variable, when set and not empty, takes the place of `default`.
 
     `parse` raises ValueError with words for a person; argparse applies it to the variable's text too.
@@ -51,7 +53,9 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def add_admin_flag(parser: argparse._ActionsContainer) -> None:
     """`--admin URL`, or `OUTRIDER_ADMIN`, or what the sidecar itself was told with `OUTRIDER_ADMIN_ADDRESS`."""
     default = os.environ.get("OUTRIDER_ADMIN") or os.environ.get("OUTRIDER_ADMIN_ADDRESS") or DEFAULT_ADMIN
-    parser.add_argument("--admin", metavar="URL", default=default, help=f"admin address of the sidecar, or unix:PATH (default {DEFAULT_ADMIN})")
+    parser.add_argument(
+        "--admin", metavar="URL", default=default, help=f"admin address of the sidecar, or unix:PATH (default {DEFAULT_ADMIN})"
+    )
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

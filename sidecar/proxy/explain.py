@@ -98,7 +98,7 @@ def explain(asked: Question, scene: Scene) -> Json:
     answer["elsewhere"] = _elsewhere(asked, scene, listener)
     if rule is None:
         return {**answer, **_without_route(head, scene, listener)}
-    return {**answer, **_with_route(rule, head, scene, listener)}
+    return {**answer, **_with_route(rule, head, scene)}
 
 
 def _frame(asked: Question, scene: Scene, listener: Listener, why: str) -> Json:
@@ -130,7 +130,7 @@ def _frame(asked: Question, scene: Scene, listener: Listener, why: str) -> Json:
     }
 
 
-def _with_route(rule: Rule[Any], head: RequestHead, scene: Scene, listener: Listener) -> Json:
+def _with_route(rule: Rule[Any], head: RequestHead, scene: Scene) -> Json:
     route = rule.route
     answer: Json = {
         "matched": True,
@@ -145,7 +145,9 @@ def _with_route(rule: Rule[Any], head: RequestHead, scene: Scene, listener: List
     if head.method != b"CONNECT":
         answer["sends"] = _sends(route, rule.prefix, head)
     answer["upstreams"] = upstreams(route.backends, scene.snapshot, scene.upstreams, scene.origin)
-    answer["clocks"] = clocks(route.timeouts, f"routes[{route.index}].timeouts", [backend.name for backend in route.backends], scene.snapshot, scene.origin)
+    answer["clocks"] = clocks(
+        route.timeouts, f"routes[{route.index}].timeouts", [backend.name for backend in route.backends], scene.snapshot, scene.origin
+    )
     answer["retry"] = retry(route.retry, f"routes[{route.index}].retry", scene.origin)
     if not any(backend.weight for backend in route.backends):
         return {**answer, "outcome": _reply(500, Reason.DESTINATION_NOT_FOUND, "no backend of the route has a weight above 0")}
@@ -165,14 +167,29 @@ def _directly(head: RequestHead, scene: Scene, listener: Listener) -> Json:
     host = _text(name)
     decision = decide_host(listener.allow, host, port)
     if decision is HostDecision.REFUSED:
-        return {"outcome": _reply(403, Reason.HTTP_REQUEST_DENIED, f"no route matches, and `allow` of {listener.name} does not name {host}:{port}")}
+        return {
+            "outcome": _reply(
+                403, Reason.HTTP_REQUEST_DENIED, f"no route matches, and `allow` of {listener.name} does not name {host}:{port}"
+            )
+        }
     address = literal_address(host)
     if address is not None and not check_address(listener.allow, address, port, named=decision is HostDecision.NAMED):
         return {"outcome": _reply(403, Reason.DESTINATION_IP_PROHIBITED, f"{host} is a special address that `allow` must name by itself")}
     endpoint = {"address": _text(head.host), "state": None, "weight": 1, "inFlight": None}
-    direct = {"name": "forward", "weight": 1, "share": 100.0, "origin": _allow_origin(scene, listener), "balancing": "the destination itself", "problem": ""}
+    direct = {
+        "name": "forward",
+        "weight": 1,
+        "share": 100.0,
+        "origin": _allow_origin(scene, listener),
+        "balancing": "the destination itself",
+        "problem": "",
+    }
     refusal = "http_request_denied" if decision is HostDecision.BY_ADDRESS else "destination_ip_prohibited"
-    detail = "allowed without a route" if address is not None else f"allowed without a route, unless it resolves to an address that is not (403 {refusal})"
+    detail = (
+        "allowed without a route"
+        if address is not None
+        else f"allowed without a route, unless it resolves to an address that is not (403 {refusal})"
+    )
     return {
         "sends": None if head.method == b"CONNECT" else _sends(None, b"", head),
         "upstreams": [{**direct, "endpoints": [endpoint], "limits": []}],
@@ -261,7 +278,9 @@ def _guess_listener(asked: Question, scene: Scene) -> tuple[Listener, str]:
     wanted = Mode.FORWARD if asked.method == "CONNECT" else Mode.REVERSE
     if asked.method == "CONNECT" or not _split(asked.url)[0]:
         what = "a CONNECT" if asked.method == "CONNECT" else "a path"
-        return next(((one, f"guessed: the first {wanted} one, for {what}") for one in listeners if one.mode is wanted), (listeners[0], "guessed"))
+        return next(
+            ((one, f"guessed: the first {wanted} one, for {what}") for one in listeners if one.mode is wanted), (listeners[0], "guessed")
+        )
     host, port = _host_and_port(asked.url)
     for listener in listeners:
         if port is not None and listener.port == port and host in _LOOPBACK:
@@ -269,15 +288,19 @@ def _guess_listener(asked: Question, scene: Scene) -> tuple[Listener, str]:
     for listener in listeners:
         if _route_on(asked, scene, listener) is not None:
             return listener, "guessed: the first one with a route for it"
-    return next(((one, "guessed: no route anywhere, and this is the way out") for one in listeners if one.mode is Mode.FORWARD), (listeners[0], "guessed"))
+    return next(
+        ((one, "guessed: no route anywhere, and this is the way out") for one in listeners if one.mode is Mode.FORWARD),
+        (listeners[0], "guessed"),
+    )
 
 
 def _host_and_port(url: str) -> tuple[str, int | None]:
     try:
         parts = urlsplit(url)
-        return parts.hostname or "", parts.port
+        port = parts.port
     except ValueError:
         return "", None
+    return parts.hostname or "", port
 
 
 def _route_on(asked: Question, scene: Scene, listener: Listener) -> str | None:

@@ -55,7 +55,9 @@ def clocks(timeouts: Timeouts, path: str, names: Sequence[str], snapshot: Snapsh
     ]
     for place, upstream in _places(names, snapshot):
         seconds = upstream.connect_timeout
-        row = setting("connect", duration(seconds), origin(f"{place}.connectTimeout"), seconds=seconds, means="DNS and TCP", upstream=upstream.name)
+        row = setting(
+            "connect", duration(seconds), origin(f"{place}.connectTimeout"), seconds=seconds, means="DNS and TCP", upstream=upstream.name
+        )
         rows.append(row)
     return rows
 
@@ -64,7 +66,12 @@ def retry(policy: RetryPolicy | None, path: str, origin: Origin) -> Json:
     """The retry stanza; without one, what is done all the same (product.md 3.3)."""
     where = origin(path)
     if policy is None:
-        return {"enabled": False, "origin": where, "settings": [], "note": "no stanza: only one replay when the connection could not be made"}
+        return {
+            "enabled": False,
+            "origin": where,
+            "settings": [],
+            "note": "no stanza: only one replay when the connection could not be made",
+        }
     values = {
         "attempts": str(policy.attempts),
         "codes": " ".join(map(str, sorted(policy.codes))) or "none",
@@ -75,7 +82,12 @@ def retry(policy: RetryPolicy | None, path: str, origin: Origin) -> Json:
         "maxBufferedBody": size(policy.max_buffered_body),
     }
     rows = [setting(name, value, origin(f"{path}.{name}")) for name, value in values.items()]
-    return {"enabled": policy.attempts > 0, "origin": where, "settings": rows, "note": f"at most {1 + policy.attempts} tries, within the upstream's budget"}
+    return {
+        "enabled": policy.attempts > 0,
+        "origin": where,
+        "settings": rows,
+        "note": f"at most {1 + policy.attempts} tries, within the upstream's budget",
+    }
 
 
 def limits(listener: Listener, index: int, origin: Origin) -> list[Json]:
@@ -134,7 +146,10 @@ def _balancing(upstream: Upstream) -> str:
 def _configured(upstream: Upstream) -> list[Json]:
     if upstream.dns is not None:
         return [{"address": f"dns:{upstream.dns.host}:{upstream.dns.port}", "state": None, "weight": 1, "inFlight": None}]
-    return [{"address": _address(target.unix_path, target.host, target.port), "state": None, "weight": target.weight, "inFlight": None} for target in upstream.targets]
+    return [
+        {"address": _address(target.unix_path, target.host, target.port), "state": None, "weight": target.weight, "inFlight": None}
+        for target in upstream.targets
+    ]
 
 
 def _address(unix_path: str | None, host: str, port: int) -> str:

@@ -58,10 +58,11 @@ def _outcome(outcome: Json) -> str:
 def _listener(explanation: Json) -> list[str]:
     listener = explanation["listener"]
     where = listener["bind"] if str(listener["bind"]).startswith("unix:") else f"{listener['bind']}:{listener['port']}"
-    rows = [f"{listener['name']} ({listener['mode']}, {where}): {listener['why']}"]
-    for other in explanation["elsewhere"]:
-        rows.append(f"on {other['listener']} it would get {'no route' if other['route'] is None else 'route ' + other['route']}")
-    return rows
+    others = [
+        f"on {one['listener']} it would get {'no route' if one['route'] is None else 'route ' + one['route']}"
+        for one in explanation["elsewhere"]
+    ]
+    return [f"{listener['name']} ({listener['mode']}, {where}): {listener['why']}", *others]
 
 
 def _route(explanation: Json) -> list[str]:

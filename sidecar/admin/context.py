@@ -1,0 +1,104 @@
+"""AdminContext: everything that the admin surface may ask of the rest. The composition root fills it in.
+
+Callables, not objects: the surface cannot reach further than this list. All of them are called on the event loop and
+must return at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.config.problem import Problem
+from sidecar.model.snapshot import Snapshot
+from sidecar.model.status import UpstreamStatus
+from sidecar.policy.router import Router
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveConfig:
+    """The configuration that serves now. `loaded_at`: seconds since the epoch; `document`: JSON-ready, defaults filled, secrets masked."""
+
+    source: str
+    loaded_at: float
+    snapshot: Snapshot
+    routers: Mapping[str, Router[Any]]
+    """By listener."""
+    origin: Callable[[str], str]
+    """Path in the document -> `line 14`, `defaults (line 40)` or `built-in`. Called in a thread."""
+    document: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedConfig:
+    """The newest document, when it was refused. `rejected_at`: seconds since the epoch."""
+
+    source: str
+    revision: str
+    rejected_at: float
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One condition of readiness; `detail` says why it does not hold."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerStatus:
+    """A listening socket now; `address` and `port` are the ones that were really bound."""
+
+    name: str
+    mode: str
+    address: str
+    port: int
+    protocol: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainStatus:
+    """How far a drain is. `drained`: the Reverse listeners are closed and nothing is in flight on them."""
+
+    drained: bool
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminContext:
+    """What the surface shows and may do. JSON-ready values are plain dicts, lists, strings and numbers."""
+
+    readiness: Callable[[], Sequence[Check]]
+    """The checks of `/readyz`; ready when all are ok."""
+    state: Callable[[], str]
+    """`starting`, `ready`, `draining` or `drained`."""
+    config: Callable[[], ActiveConfig | None]
+    """None until a valid document has come."""
+    rejected: Callable[[], RejectedConfig | None]
+    """None when the newest document is the active one."""
+    listeners: Callable[[], Sequence[ListenerStatus]]
+    upstreams: Callable[[], Sequence[UpstreamStatus]]
+    connections: Callable[[], object]
+    """JSON-ready."""
+    recent: Callable[[], object]
+    """JSON-ready: the last failures and slowest requests."""
+    runtime: Callable[[], Mapping[str, Any]]
+    """JSON-ready, as in interface.md section 2."""
+    metrics: Callable[[], bytes]
+    """Prometheus text, for `outrider status`."""
+    get_log_level: Callable[[], str]
+    set_log_level: Callable[[str], None]
+    """Called with one of `LOG_LEVELS`."""
+    drain: Callable[[], DrainStatus]
+    """Begin to drain the Reverse listeners, once; every call says how far it is."""
+    quit: Callable[[], None]
+    """Ask the process to end; the answer has been sent."""
+
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+"""What `--log-level` and `PUT /log-level` take."""

@@ -1,0 +1,112 @@
+"""The guard of the admin surface: who may ask, how much they may send, and what an answer never shows.
+
+A page in a browser is the attacker here: it can make its reader's browser send requests to loopback. By DNS rebinding
+they come with the page's own name in `Host`; across origins they come with an `Origin`. Both are refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from sidecar.admin.encode import problem
+
+log = logging.getLogger("outrider")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MAX_BODY: Final = 64 * 1024
+"""Bytes of the largest request body."""
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+"""On every answer; a handler that needs others sets them itself."""
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what no honest caller sends; turn whatever goes wrong into JSON without internals."""
+    return refuse(request) or await _answer(request, handler)
+
+
+async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Signal `on_response_prepare`: the security headers, also on streamed answers."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = problem(405, "Method Not Allowed", f"{request.method} is not possible here (use {allowed})")
+        response.headers["Allow"] = allowed
+        return response
+    except web.HTTPNotFound:
+        return problem(404, "Not Found", "there is no such page (GET / shows what there is)")
+    except web.HTTPException as error:
+        return problem(error.status, error.reason, error.text or error.reason)
+    except Exception:
+        log.exception("admin request failed", extra={"event": "admin_failed", "path": request.path})
+        return problem(500, "Internal Server Error", "the sidecar could not answer; its log says why")
+
+
+def refuse(request: web.Request) -> web.Response | None:
+    """The refusal of `request`, or None."""
+    if "Origin" in request.headers:
+        return problem(403, "Forbidden", "requests with an Origin come from a web page and are refused")
+    if not request.raw_path.startswith("/"):
+        return problem(400, "Bad Request", "the target must be a path: this is not a proxy")
+    sockname = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    if isinstance(sockname, tuple) and not known_host(request.headers, str(sockname[0])):
+        return problem(403, "Forbidden", "the Host is not an address of this sidecar (use localhost or 127.0.0.1)")
+    if (request.content_length or 0) > MAX_BODY:
+        return _too_large()
+    return None
+
+
+def known_host(headers: CIMultiDictProxy[str], bound: str) -> bool:
+    """Whether `Host` is a loopback name or the address that the connection came to; names of others can be rebound."""
+    values = headers.getall("Host", [])
+    if len(values) != 1:
+        return False
+    host = _without_port(values[0].strip().lower())
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address == ipaddress.ip_address(bound.partition("%")[0])
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body. Raises HTTPRequestEntityTooLarge beyond `MAX_BODY`, also when it is chunked."""
+    body = bytearray()
+    async for chunk in request.content.iter_chunked(MAX_BODY):
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY, len(body), text=f"the body is larger than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+def _too_large() -> web.Response:
+    response = problem(413, "Content Too Large", f"the body is larger than {MAX_BODY} bytes")
+    response.force_close()
+    return response

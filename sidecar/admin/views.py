@@ -1,0 +1,154 @@
+"""What the admin surface shows, as JSON-ready values: camelCase names, times in RFC 3339, addresses as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sidecar.admin.context import AdminContext, ListenerStatus
+from sidecar.admin.versions import versions
+from sidecar.model.snapshot import Match, PathType, Route
+from sidecar.model.status import EndpointStatus, UpstreamStatus
+from sidecar.observe.text import utc
+
+Json = dict[str, Any]
+
+
+def config(context: AdminContext) -> Json:
+    """`GET /config`; all null while no valid document has come."""
+    active = context.config()
+    if active is None:
+        return {"source": None, "revision": None, "hash": None, "loadedAt": None, "document": None}
+    return {**_config_head(context), "document": active.document()}
+
+
+def _config_head(context: AdminContext) -> Json:
+    active = context.config()
+    if active is None:
+        return {"source": None, "revision": None, "hash": None, "loadedAt": None}
+    snapshot = active.snapshot
+    return {"source": active.source, "revision": snapshot.revision, "hash": snapshot.hash, "loadedAt": utc(active.loaded_at)}
+
+
+def problems(context: AdminContext) -> Json:
+    """`GET /config/problems`: of the newest rejected document; an empty list when the newest is active."""
+    rejected = context.rejected()
+    if rejected is None:
+        return {"source": None, "revision": None, "rejectedAt": None, "problems": []}
+    told = [{"path": one.path, "line": one.line, "column": one.column, "message": one.message} for one in rejected.problems]
+    return {"source": rejected.source, "revision": rejected.revision, "rejectedAt": utc(rejected.rejected_at), "problems": told}
+
+
+def readiness(context: AdminContext) -> Json:
+    """`GET /readiness`: what `/readyz` says, with the reasons, for `outrider wait` and `status`."""
+    checks = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in context.readiness()]
+    return {"ready": all(check["ok"] for check in checks), "state": context.state(), "checks": checks}
+
+
+def listeners(context: AdminContext) -> list[Json]:
+    """`GET /listeners`."""
+    return [_listener(listener) for listener in context.listeners()]
+
+
+def _listener(listener: ListenerStatus) -> Json:
+    return {
+        "name": listener.name,
+        "mode": listener.mode,
+        "address": listener.address,
+        "port": listener.port,
+        "protocol": listener.protocol,
+        "state": listener.state,
+    }
+
+
+def upstreams(context: AdminContext) -> list[Json]:
+    """`GET /upstreams`."""
+    return [_upstream(upstream) for upstream in context.upstreams()]
+
+
+def _upstream(upstream: UpstreamStatus) -> Json:
+    return {
+        "name": upstream.name,
+        "source": upstream.source,
+        "problem": upstream.problem,
+        "endpoints": [_endpoint(endpoint) for endpoint in upstream.endpoints],
+        "inFlight": sum(endpoint.active for endpoint in upstream.endpoints),
+        "breaker": None,  # no circuit breaker in this version; the field keeps its place
+        "pool": {
+            "active": upstream.connections_active,
+            "idle": upstream.connections_idle,
+            "connecting": upstream.connections_connecting,
+            "pending": upstream.pending,
+            "learnedIdleTimeoutSeconds": upstream.learned_idle_timeout,
+        },
+        "retryBudget": {"available": upstream.budget_available},
+    }
+
+
+def _endpoint(endpoint: EndpointStatus) -> Json:
+    return {
+        "address": endpoint.address,
+        "state": endpoint.state,
+        "weight": endpoint.weight,
+        "inFlight": endpoint.active,
+        "requests": endpoint.requests,
+        "failures": endpoint.failures,
+    }
+
+
+VIEWS: Final[dict[str, Callable[[AdminContext], object]]] = {
+    "/version": lambda _context: versions(),
+    "/config": config,
+    "/config/problems": problems,
+    "/readiness": readiness,
+    "/listeners": listeners,
+    "/upstreams": upstreams,
+    "/connections": lambda context: context.connections(),
+    "/recent": lambda context: context.recent(),
+    "/runtime": lambda context: context.runtime(),
+    "/log-level": lambda context: {"level": context.get_log_level()},
+}
+"""What a plain GET answers, by path."""
+
+
+def overview(context: AdminContext, *, rows: int) -> Json:
+    """What the page for people shows; `rows` bounds the routes, because rendering thousands would hold the loop."""
+    active = context.config()
+    snapshot = None if active is None else active.snapshot
+    routes = () if snapshot is None else snapshot.routes
+    recent = context.recent()
+    return {
+        "version": versions()["outrider"],
+        "state": context.state(),
+        "readiness": readiness(context),
+        "config": _config_head(context),
+        "problems": problems(context),
+        "warnings": () if snapshot is None else snapshot.warnings,
+        "listeners": listeners(context),
+        "upstreams": upstreams(context),
+        "routes": [_route(route) for route in routes[:rows]],
+        "routesTotal": len(routes),
+        "failures": recent.get("failures", []) if isinstance(recent, dict) else [],
+    }
+
+
+def _route(route: Route) -> Json:
+    """A route in one row."""
+    redirect = route.filters.redirect
+    to = [f"{backend.name} ({backend.weight})" if len(route.backends) > 1 else backend.name for backend in route.backends]
+    return {
+        "name": route.name,
+        "listener": route.listener or "every",
+        "hostnames": route.hostnames or "every",
+        "matches": [_match(match) for match in route.matches],
+        "upstreams": to if redirect is None else f"redirect {redirect.status}",
+    }
+
+
+def _match(match: Match) -> str:
+    words = [match.method or "", f"{match.path.value}*" if match.path.type is PathType.PREFIX else match.path.value]
+    if match.path.type is PathType.REGEX:
+        words[1] = f"~ {match.path.value}"
+    words += [f"{header.name}: {header.value}" for header in match.headers]
+    words += [f"?{query.name}={query.value}" for query in match.query_params]
+    return " ".join(word for word in words if word)
