@@ -20,10 +20,10 @@ class Bootstrap:
     """The settings of `outrider run` (interface.md section 1)."""
 
     config: Path
-    status_address: SocketAddress = SocketAddress("0.0.0.0", 15021)
-    admin_address: SocketAddress | None = SocketAddress("127.0.0.1", 15020)
+    status_address: SocketAddress
+    admin_address: SocketAddress | None
     """None: no admin surface."""
-    state_dir: Path | None = None
+    state_dir: Path | None
     """Where the last good document is kept; None: nowhere."""
     log_level: str = "info"
     log_format: str = "auto"

@@ -13,10 +13,9 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from sidecar.observe.logs import Event, event
 from sidecar.server.sockets import BACKLOG, SocketAddress, bound_address, close_socket
 from sidecar.tasks import cancel_and_wait, create_task
-
-log = logging.getLogger("outrider")
 
 _BATCH: Final = 32
 """Connections taken per wake-up, so that a storm of them does not starve the ones that are open."""
@@ -120,12 +119,7 @@ class Acceptor:
         self._resume = self._loop.call_later(_PAUSE_SECONDS, self._rested)
         if not self._exhausted:
             self._exhausted = True
-            log.error(
-                "listener %s: cannot accept: %s; connections wait in the backlog",
-                self.name,
-                error.strerror,
-                extra={"event": "accept_failed", "listener": self.name},
-            )
+            event(Event.LISTENER_FAILED, f"cannot accept: {error.strerror}; clients wait", level=logging.ERROR, listener=self.name)
 
     def _rested(self) -> None:
         self._resume = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,10 +11,9 @@ from typing import Final
 
 from sidecar.model.snapshot import Lifecycle as Timing
 from sidecar.model.snapshot import Mode
+from sidecar.observe.logs import Event, event
 from sidecar.server.listeners import Listeners
 from sidecar.tasks import cancel_and_wait, create_task
-
-log = logging.getLogger("outrider")
 
 _BEAT_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
@@ -153,7 +151,7 @@ class Lifecycle:
     async def _drain_inbound(self) -> int:
         """Close the Reverse listeners; the number of connections cut."""
         timing = self._timing()
-        log.info("draining", extra={"event": "draining", "drain_delay_s": timing.drain_delay, "drain_timeout_s": timing.drain_timeout})
+        event(Event.DRAINING, "not ready any more", drain_delay_s=timing.drain_delay, drain_timeout_s=timing.drain_timeout)
         if self._listeners.has():
             await _pause(self._hurry, timing.drain_delay)
         self._deadline = self._loop.time() + timing.drain_timeout
@@ -178,7 +176,7 @@ class Lifecycle:
             await _pause(self._now, _POLL_SECONDS)
         cut += await self._listeners.close(tuple(Mode), deadline, self._now)
         self.stage = Stage.CLOSED
-        log.info("drained", extra={"event": "drained", "cut": cut})
+        event(Event.DRAINED, "nothing is in flight" if not cut else "what was left has been cut", connections_cut=cut)
         return cut
 
     async def aclose(self) -> None:

@@ -54,7 +54,7 @@ def parse_address(text: str) -> SocketAddress:
         return _unix_address(text.removeprefix(_UNIX))
     host, colon, port = text.rpartition(":")
     if not colon or not host:
-        raise ValueError("write it as HOST:PORT or unix:PATH")
+        raise ValueError(f"{text!r} is not an address (write HOST:PORT or unix:PATH)")
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
         raise ValueError(f"{port!r} is not a port (0 to 65535)")
     if host.startswith("[") and host.endswith("]"):

@@ -6,8 +6,7 @@ It shares nothing with the traffic but the event loop, so no limit, queue or dra
 from __future__ import annotations
 
 import asyncio
-import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -17,6 +16,7 @@ from sidecar.http1.idle import IdleQueue
 from sidecar.http1.server_connection import Owner, ServerConnection, ServerSettings
 from sidecar.model.head import RequestHead
 from sidecar.protocol.head import HeadLimits
+from sidecar.protocol.status_line import status_line
 from sidecar.server.acceptor import Acceptor
 from sidecar.server.lifecycle import Check
 from sidecar.server.sockets import SocketAddress, open_socket
@@ -26,19 +26,19 @@ _HEADER_TIMEOUT: Final = 5.0
 _IDLE_TIMEOUT: Final = 60.0
 _WRITE_TIMEOUT: Final = 10.0
 _MAX_CONNECTIONS: Final = 512
-_TEXT: Final = "text/plain; charset=utf-8"
-_THREAD_FROM: Final = 32 * 1024
-"""Bytes from which compressing is too long for the loop."""
+_TEXT: Final = b"text/plain; charset=utf-8"
 
 Checks = Callable[[], Sequence[Check]]
-Render = Callable[[str], tuple[bytes, str]]
-"""`Accept` -> the metrics and their Content-Type."""
+Page = tuple[bytes, bytes | None, bytes]
+"""(Content-Type, Content-Encoding or None, body)."""
+Scrape = Callable[[bytes, bytes], Awaitable[Page]]
+"""`Accept` and `Accept-Encoding` -> the metrics. Lets traffic through while it renders."""
 
 
 class StatusServer:
     """Listens from the moment it is made until `aclose`, also while the process drains."""
 
-    def __init__(self, address: SocketAddress, checks: dict[str, Checks], metrics: Render) -> None:
+    def __init__(self, address: SocketAddress, checks: dict[str, Checks], metrics: Scrape) -> None:
         """`checks` by path. Raises BindError."""
         self._checks = checks
         self._metrics = metrics
@@ -94,18 +94,17 @@ class StatusServer:
         if checks is None and path != "/metrics":
             return _response(404, _words(404), head_only=head_only, keep=keep)
         if head.method not in (b"GET", b"HEAD"):
-            return _response(405, _words(405), head_only=False, keep=keep, extra="Allow: GET, HEAD\r\n")
+            return _response(405, _words(405), head_only=False, keep=keep, extra=b"Allow: GET, HEAD\r\n")
         if checks is not None:
             status, body = render_checks(checks(), verbose="verbose" in query.split("&") or "verbose=" in query)
             return _response(status, body, head_only=head_only, keep=keep)
         return await self._scrape(head, head_only=head_only, keep=keep)
 
     async def _scrape(self, head: RequestHead, *, head_only: bool, keep: bool) -> bytes:
-        body, content_type = self._metrics(_field(head, b"accept"))
-        extra = "Vary: Accept, Accept-Encoding\r\n"
-        if accepts_gzip(_field(head, b"accept-encoding")):
-            body = await asyncio.to_thread(gzip.compress, body, 1) if len(body) > _THREAD_FROM else gzip.compress(body, 1)
-            extra += "Content-Encoding: gzip\r\n"
+        content_type, encoding, body = await self._metrics(_field(head, b"accept"), _field(head, b"accept-encoding"))
+        extra = b"Vary: Accept, Accept-Encoding\r\n"
+        if encoding is not None:
+            extra += b"Content-Encoding: " + encoding + b"\r\n"
         return _response(200, body, head_only=head_only, keep=keep, content_type=content_type, extra=extra)
 
 
@@ -119,39 +118,24 @@ def render_checks(checks: Sequence[Check], *, verbose: bool) -> tuple[int, bytes
     return 503 if failing else 200, ("\n".join(lines) + "\n").encode()
 
 
-def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether `Accept-Encoding` allows gzip (RFC 9110 section 12.5.3): named, or `*`, and not with a weight of 0."""
-    weights: dict[str, float] = {}
-    for item in accept_encoding.lower().split(","):
-        coding, _, parameters = item.partition(";")
-        weights[coding.strip()] = _weight(parameters)
-    return weights.get("gzip", weights.get("*", 0.0)) > 0.0
-
-
-def _weight(parameters: str) -> float:
-    name, _, value = parameters.strip().partition("=")
-    try:
-        return float(value) if name.strip() == "q" else 1.0
-    except ValueError:
-        return 0.0
-
-
-def _field(head: RequestHead, name: bytes) -> str:
-    return ",".join(value.decode("latin-1") for _, lower, value in head.fields if lower == name)
+def _field(head: RequestHead, name: bytes) -> bytes:
+    return b",".join(value for _, lower, value in head.fields if lower == name)
 
 
 def _words(status: int) -> bytes:
     return HTTPStatus(status).phrase.lower().encode() + b"\n"
 
 
-def _response(status: int, body: bytes, *, head_only: bool, keep: bool, content_type: str = _TEXT, extra: str = "") -> bytes:
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {formatdate(usegmt=True)}\r\nContent-Type: {content_type}\r\n"
-        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{extra}"
-    )
-    if not keep:
-        head += "Connection: close\r\n"
-    return head.encode("latin-1") + b"\r\n" + (b"" if head_only else body)
+def _response(status: int, body: bytes, *, head_only: bool, keep: bool, content_type: bytes = _TEXT, extra: bytes = b"") -> bytes:
+    pieces = [
+        status_line(status),
+        b"Date: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n" % (formatdate(usegmt=True).encode(), content_type, len(body)),
+        b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n",
+        extra,
+        b"\r\n" if keep else b"Connection: close\r\n\r\n",
+        b"" if head_only else body,
+    ]
+    return b"".join(pieces)
 
 
 def _ignore(_connection: ServerConnection) -> None:
