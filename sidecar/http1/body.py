@@ -11,7 +11,7 @@ from sidecar.model.head import CHUNKED, UNTIL_CLOSE, Field
 from sidecar.model.reason import Phase, Reason, Rejection
 from sidecar.protocol.chunked import ChunkedDecoder
 
-_NONE: Final = b""
+_NONE: Final[bytes] = b""
 
 
 class Body(ABC):
@@ -19,12 +19,12 @@ class Body(ABC):
 
     __slots__ = ("_piece", "connection", "decoder", "done", "error", "left", "length", "size", "trailers")
 
-    def __init__(self, connection: Connection, length: int) -> None:
+    def __init__(self, connection: Connection, length: int, blame: Reason) -> None:
         self.connection = connection
         self.length = length
         self.left = length
         self.size = 0
-        self.decoder = ChunkedDecoder() if length == CHUNKED else None
+        self.decoder = ChunkedDecoder(blame) if length == CHUNKED else None
         self.done = length == 0
         self.error: ProxyError | PeerGone | None = None
         self.trailers: list[Field] = []
@@ -105,7 +105,7 @@ class RequestBody(Body):
     __slots__ = ("limit",)
 
     def __init__(self, connection: Connection, length: int, limit: int) -> None:
-        super().__init__(connection, length)
+        super().__init__(connection, length, Reason.HTTP_REQUEST_ERROR)
         self.limit = limit
 
     def _consume(self, connection: Connection) -> None:
@@ -125,6 +125,9 @@ class ResponseBody(Body):
     """An upstream's body."""
 
     __slots__ = ()
+
+    def __init__(self, connection: Connection, length: int) -> None:
+        super().__init__(connection, length, Reason.HTTP_PROTOCOL_ERROR)
 
     def _ended(self) -> None:
         if self.left == UNTIL_CLOSE and self.connection.error is None:

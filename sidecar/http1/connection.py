@@ -7,6 +7,8 @@ task. So awaiting what has already come does not suspend, and errors are raised 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Final, Protocol
 
 from sidecar.errors import PeerGone, ProxyError
@@ -19,6 +21,7 @@ RX_LIMIT: Final = 64 * 1024
 
 # One buffer for the process: uvloop and asyncio call get_buffer, recv and buffer_updated without a gap.
 BUFFER: Final = memoryview(bytearray(BULK_READ))
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close() sends RST
 _HEAD_VIEW: Final = BUFFER[:HEAD_READ]
 
 
@@ -62,14 +65,17 @@ class Connection(asyncio.BufferedProtocol):
     # -- bytes in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport is ready (asyncio callback)."""
         self.transport = transport  # type: ignore[assignment]  # asyncio's callback is typed for every kind of transport
         sock = transport.get_extra_info("socket")
         self.fd = sock.fileno() if sock is not None else -1
 
     def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where the next bytes go (asyncio callback)."""
         return _HEAD_VIEW if self.sink is None else BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Bytes have come (asyncio callback)."""
         if self.sink is not None:
             self.sink.feed(nbytes)
             return
@@ -85,6 +91,7 @@ class Connection(asyncio.BufferedProtocol):
                 waiter.set_result(None)
 
     def eof_received(self) -> bool:
+        """The peer sent FIN (asyncio callback)."""
         self.eof = True
         if self.sink is not None:
             self.sink.ended()
@@ -92,6 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         return True  # stay open for writing: who reads decides what a FIN means
 
     def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone (asyncio callback, once)."""
         self.error = error
         self.closed = self.eof = True
         if self.sink is not None:
@@ -147,12 +155,14 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.write(data)
 
     def pause_writing(self) -> None:
+        """Too much is buffered (asyncio callback)."""
         if self.drained is None:
             self.drained = self.loop.create_future()
         if self.feeder is not None:
             self.feeder.pause_reading()
 
     def resume_writing(self) -> None:
+        """The peer took what was buffered (asyncio callback)."""
         drained, self.drained = self.drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
@@ -176,7 +186,9 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """Close now. What is buffered is lost; the peer sees a reset rather than a clean end."""
+        """Close now. What is buffered is lost; the peer sees a reset, never a clean end (RFC 9112 section 8)."""
         if not self.closed:
             self.closed = True
+            if (sock := self.transport.get_extra_info("socket")) is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()

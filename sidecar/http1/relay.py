@@ -48,6 +48,7 @@ class DirectRelay:
         self.done: asyncio.Future[None] = self.source.loop.create_future()
 
     def feed(self, size: int) -> None:
+        """See Sink: send what belongs to the body, give the rest back."""
         take = min(size, self.left)
         destination = self.destination
         if destination.closed:
@@ -73,6 +74,7 @@ class DirectRelay:
             self._finish()
 
     def ended(self) -> None:
+        """See Sink: `body.read` will say whether that was too early."""
         self._finish()
 
     def _finish(self) -> None:

@@ -12,12 +12,14 @@ from sidecar.http1.connection import Connection
 from sidecar.http1.idle import IdleQueue
 from sidecar.model.head import RequestHead
 from sidecar.model.reason import Clock, Reason, Rejection
-from sidecar.protocol.head import HeadLimits, find_end, looks_wrong, parse_request_head
+from sidecar.protocol.head import HeadLimits, find_end, looks_wrong, overflow, parse_request_head
 from sidecar.tasks import create_task
 
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 _CRLF: Final = b"\r\n"
+_LINE_SLACK: Final = 64
+"""Room for a method and a version beside the target."""
 
 
 class ServerSettings:
@@ -57,7 +59,7 @@ class Owner:
 class ServerConnection(Connection):
     """`busy`: an exchange runs whose answer the client waits for; its leaving then cancels the handler's task."""
 
-    __slots__ = ("body", "busy", "draining", "gone", "head_expired", "owner", "peer", "peer_port", "requests", "task")
+    __slots__ = ("body", "busy", "draining", "gone", "head_expired", "last", "owner", "peer", "peer_port", "requests", "task")
 
     def __init__(self, owner: Owner) -> None:
         super().__init__()
@@ -73,9 +75,12 @@ class ServerConnection(Connection):
         self.draining = False
         """No further request is read: the next response says `Connection: close`."""
         self.head_expired = False
+        self.last = False
+        """The current request said that it is the last: after its FIN the client still waits for the answer."""
         self.requests = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected (asyncio callback)."""
         super().connection_made(transport)
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
@@ -91,6 +96,7 @@ class ServerConnection(Connection):
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone (asyncio callback)."""
         super().connection_lost(error)
         self.owner.settings.idle.discard(self)
         self.owner.connections.discard(self)
@@ -98,10 +104,21 @@ class ServerConnection(Connection):
         self._leave()
 
     def eof_received(self) -> bool:
+        """The client sent FIN: it has left, unless it said that this request is its last (product.md 3.9)."""
         super().eof_received()
-        if self.body is None or self.body.done:
+        if not self.last:
             self._leave()
         return True
+
+    def watch(self) -> None:
+        """An exchange begins: should the client leave, cancel the handler's task."""
+        self.busy = True
+        if self.closed or (self.eof and not self.last):
+            self._leave()
+
+    def unwatch(self) -> None:
+        """The exchange is over; the client's leaving is found by reading."""
+        self.busy = False
 
     def _leave(self) -> None:
         if self.busy:
@@ -131,9 +148,12 @@ class ServerConnection(Connection):
         settings = self.owner.settings
         head = parse_request_head(block, settings.limits)
         self.requests += 1
+        self.last = not head.keep_alive
         if head.length:
             if settings.max_body and head.length > settings.max_body:
-                raise BadMessage(Rejection.BODY_TOO_LARGE, f"Content-Length {head.length} exceeds maxRequestBody", reason=Reason.REQUEST_TOO_LARGE)
+                raise BadMessage(
+                    Rejection.BODY_TOO_LARGE, f"Content-Length {head.length} exceeds maxRequestBody", reason=Reason.REQUEST_TOO_LARGE
+                )
             self.body = RequestBody(self, head.length, settings.max_body)
         return head
 
@@ -146,12 +166,12 @@ class ServerConnection(Connection):
                 if rx:
                     if scanned == 0 and rx.startswith(_CRLF):  # RFC 9112 section 2.2: one empty line before a request
                         rx = self.rx = rx[2:]
-                    end = find_end(rx, scanned)
+                    end = find_end(rx, max(scanned - 3, 0))
                     if end > 0:
                         self.rx = rx[end:]
                         return rx[:end]
-                    self._refuse_early(rx)
-                    scanned = max(len(rx) - 3, 0)
+                    self._refuse_early(rx, scanned)
+                    scanned = len(rx)
                 if self.closed or self.eof or (self.draining and not rx):
                     return None
                 if not rx:
@@ -178,15 +198,14 @@ class ServerConnection(Connection):
         self.head_expired = True
         self.wake()
 
-    def _refuse_early(self, rx: bytes) -> None:
+    def _refuse_early(self, rx: bytes, scanned: int) -> None:
         """What can no longer become an acceptable head is refused now, not when the clock fires."""
         limits = self.owner.settings.limits
-        line_end = rx.find(_CRLF, 0, limits.max_target + 64)
-        if line_end < 0 and len(rx) > limits.max_target + 64:
-            raise BadMessage(Rejection.TARGET_TOO_LONG, "request line exceeds maxTargetBytes", reason=Reason.URI_TOO_LONG)
-        if len(rx) > limits.max_bytes:
-            raise BadMessage(Rejection.HEAD_TOO_LARGE, "head exceeds maxHeaderBytes", reason=Reason.HEADER_SECTION_TOO_LARGE)
-        looks_wrong(rx)
+        if len(rx) > limits.max_bytes or (len(rx) > limits.max_target + _LINE_SLACK and _CRLF not in rx):
+            raise overflow(rx, limits)
+        error = looks_wrong(rx, scanned)
+        if error is not None:
+            raise error
 
     async def linger(self) -> None:
         """Close so that the client gets to read our last answer although it is still sending (RFC 9112 section 9.6)."""

@@ -19,10 +19,10 @@ from sidecar.model.exchange import Attempt
 from sidecar.model.head import CHUNKED, ResponseHead
 from sidecar.model.outbound import OutboundRequest
 from sidecar.model.reason import Clock, Phase, Reason, Rejection
-from sidecar.model.stream import ByteStream
 from sidecar.policy.deadline import Deadlines
 from sidecar.protocol.chunked import encode_chunk, last_chunk
 from sidecar.protocol.head import find_end, parse_response_head
+from sidecar.protocol.upgrade import accepted
 from sidecar.tasks import create_task
 
 MAX_HEAD: Final = 64 * 1024
@@ -60,22 +60,25 @@ class UpstreamConnection(Connection):
         return not (self.closed or self.eof or self.rx or self._unread())
 
     def _unread(self) -> int:
-        fcntl.ioctl(self.fd, termios.FIONREAD, _COUNT, True)  # noqa: FBT003 - ioctl's mutate_flag is positional
+        fcntl.ioctl(self.fd, termios.FIONREAD, _COUNT, True)
         return _COUNT[0]
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Bytes have come (asyncio callback)."""
         if self.parked:
             self.abort()  # an answer to nobody must not become the answer to somebody
         else:
             super().buffer_updated(nbytes)
 
     def eof_received(self) -> bool:
+        """The server sent FIN (asyncio callback)."""
         super().eof_received()
         if self.parked:
             self.close()
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone (asyncio callback): the pool hears of it once."""
         super().connection_lost(error)
         on_closed, self.on_closed = self.on_closed, None
         if on_closed is not None:
@@ -91,8 +94,9 @@ class UpstreamConnection(Connection):
         on_interim: Callable[[ResponseHead], None],
         on_done: Done,
     ) -> Response:
-        """Send `request` and wait for the final head (RFC 9112 section 9). `on_done` is called exactly once: when the
-        response is released or aborted, or before this raises or is cancelled.
+        """Send `request` and wait for the final head (RFC 9112 section 9).
+
+        `on_done` is called exactly once: when the response is released or aborted, or before this raises.
         """
         self.parked = False
         self.requests += 1
@@ -184,11 +188,15 @@ class UpstreamConnection(Connection):
             if head.status == _SWITCHING:
                 return self._switched(request, head, deadlines)
             on_interim(head)
-        raise UpstreamError(Reason.HTTP_PROTOCOL_ERROR, "too many interim responses", phase=Phase.HEADERS, rejection=Rejection.TOO_MANY_INTERIM)
+        raise UpstreamError(
+            Reason.HTTP_PROTOCOL_ERROR, "too many interim responses", phase=Phase.HEADERS, rejection=Rejection.TOO_MANY_INTERIM
+        )
 
     def _switched(self, request: OutboundRequest, head: ResponseHead, deadlines: Deadlines) -> ResponseHead:
-        if not request.upgrade or head.upgrade.lower() not in {token.strip() for token in request.upgrade.lower().split(b",")}:
-            raise UpstreamError(Reason.HTTP_UPGRADE_FAILED, "101 that nobody asked for", phase=Phase.HEADERS, rejection=Rejection.UNASKED_UPGRADE)
+        if not request.upgrade or not accepted(request.upgrade, head.upgrade):
+            raise UpstreamError(
+                Reason.HTTP_UPGRADE_FAILED, "101 that nobody asked for", phase=Phase.HEADERS, rejection=Rejection.UNASKED_UPGRADE
+            )
         deadlines.disarm_phase()
         return head
 
@@ -204,7 +212,12 @@ class UpstreamConnection(Connection):
                     self.rx = rx[end:]
                     return rx[:end]
                 if len(rx) >= MAX_HEAD:
-                    raise UpstreamError(Reason.HTTP_RESPONSE_HEADER_SECTION_SIZE, "response head exceeds 64 KiB", phase=Phase.HEADERS, rejection=Rejection.HEAD_TOO_LARGE)
+                    raise UpstreamError(
+                        Reason.HTTP_RESPONSE_HEADER_SECTION_SIZE,
+                        "response head exceeds 64 KiB",
+                        phase=Phase.HEADERS,
+                        rejection=Rejection.HEAD_TOO_LARGE,
+                    )
                 scanned = max(len(rx) - 3, 0)
             if self.eof or self.closed:
                 raise self._lost(attempt, interims)
@@ -216,6 +229,12 @@ class UpstreamConnection(Connection):
         detail = f"upstream closed without a response ({self.error or 'FIN'})"
         kind = StaleConnection if attempt.reused else UpstreamError
         return kind(Reason.CONNECTION_TERMINATED, detail, phase=Phase.HEADERS)
+
+    # -- as one side of a tunnel
+
+    def stream(self) -> RawStream:
+        """From now on raw bytes; the connection never goes to a pool."""
+        return RawStream(self)
 
 
 class Response:
@@ -263,14 +282,14 @@ class Response:
 
 def _render(request: OutboundRequest) -> list[bytes]:
     parts = [request.method, b" ", request.target, b" HTTP/1.1\r\n"]
-    for name, value in request.fields:
+    for name, _, value in request.fields:
         parts += (name, b": ", value, b"\r\n")
-    for name, value in request.attempt_fields:
+    for name, value in request.own:
+        parts += (name, b": ", value, b"\r\n")
+    for name, value in request.attempt_own:
         parts += (name, b": ", value, b"\r\n")
     if request.length == CHUNKED:
         parts.append(b"Transfer-Encoding: chunked\r\n")
-    elif request.length or request.body is not None:
-        parts.append(b"Content-Length: %d\r\n" % request.length)
     if request.upgrade:
         parts += (b"Connection: Upgrade\r\nUpgrade: ", request.upgrade, b"\r\n")
     elif request.wants_trailers:

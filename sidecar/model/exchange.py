@@ -1,5 +1,6 @@
-"""Exchange and Attempt: the only per-request state. Written by the pipeline, read by observers. Mutable and slotted,
-because they are made for every request (a frozen instance costs four times as much).
+"""Exchange and Attempt: the only per-request state. Written by the pipeline, read by observers.
+
+Mutable and slotted, because they are made for every request (a frozen instance costs four times as much).
 """
 
 from __future__ import annotations
@@ -27,7 +28,21 @@ class State(IntEnum):
 class Attempt:
     """One try at one endpoint. Times are of the monotonic clock, 0.0 = has not happened."""
 
-    __slots__ = ("clock", "connected_at", "delay", "endpoint", "ended_at", "headers_at", "number", "outcome", "phase", "reused", "sent_at", "started_at", "status")
+    __slots__ = (
+        "clock",
+        "connected_at",
+        "delay",
+        "ended_at",
+        "endpoint",
+        "headers_at",
+        "number",
+        "outcome",
+        "phase",
+        "reused",
+        "sent_at",
+        "started_at",
+        "status",
+    )
 
     def __init__(self, number: int, started_at: float) -> None:
         self.number = number

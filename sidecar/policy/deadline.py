@@ -17,7 +17,7 @@ NEVER: Final = float("inf")
 class Deadlines:
     """Instants on the monotonic clock at which an exchange is over. `NEVER` = the clock is off."""
 
-    __slots__ = ("attempt_at", "body_at", "idle", "idle_clock", "moved_at", "phase_at", "phase_clock", "request_at", "timeouts", "writing")
+    __slots__ = ("attempt_at", "body_at", "idle", "idle_clock", "moved_at", "phase_at", "phase_clock", "request_at", "timeouts")
 
     def __init__(self, timeouts: Timeouts) -> None:
         self.timeouts = timeouts
@@ -33,8 +33,6 @@ class Deadlines:
         self.idle_clock = Clock.STREAM_IDLE
         self.moved_at = 0.0
         """When a byte last moved."""
-        self.writing = False
-        """What the stream waits for: True our peer to take bytes, False the source to send them."""
 
     def arm_phase(self, clock: Clock, now: float, seconds: float) -> None:
         """Start the clock of a phase; it takes the place of the one before. `seconds` 0.0: off."""

@@ -1,0 +1,137 @@
+"""The request body on its way out: counted, timed, and kept for a replay while it is small enough."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from sidecar.http1.body import RequestBody
+from sidecar.http1.connection import Connection
+from sidecar.http1.relay import BulkBody, relay_bulk
+from sidecar.model.exchange import Exchange
+from sidecar.model.head import Field
+from sidecar.policy.deadline import NEVER, Deadlines
+from sidecar.protocol.hop_by_hop import trailers_allowed
+
+KEPT_MAX: Final = 16 * 1024 * 1024
+"""Bytes that all replay buffers of the process may hold (product.md 3.3); beyond it bodies are streamed unkept."""
+
+
+class Kept:
+    """How much of `KEPT_MAX` is in use."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+
+class OutgoingBody(BulkBody):
+    """Implements BodySource over the client's body. `replayable` while every byte read so far is still here."""
+
+    __slots__ = (
+        "_deadlines",
+        "_exchange",
+        "_idle",
+        "_keep",
+        "_kept",
+        "_loop",
+        "_pieces",
+        "_replay",
+        "_source",
+        "_store",
+        "length",
+        "replayable",
+        "trailers",
+    )
+
+    def __init__(self, source: RequestBody, exchange: Exchange, deadlines: Deadlines, keep: int, store: Kept) -> None:
+        self._source = source
+        self.length = source.length
+        self.trailers: list[Field] = []
+        self._exchange = exchange
+        self._deadlines = deadlines
+        self._idle = exchange.listener.body_idle_timeout
+        self._loop: asyncio.AbstractEventLoop = source.connection.loop
+        self._keep = keep
+        self._kept = 0
+        self._store = store
+        self._pieces: list[bytes] = []
+        self._replay: list[bytes] = []
+        self.replayable = keep > 0 and source.length <= keep
+        """A body that is known to be too long is never kept."""
+
+    @property
+    def done(self) -> bool:
+        """Nothing more will come from the client."""
+        return self._source.done
+
+    def ready(self) -> bool:
+        """Whether `read` would not wait."""
+        return bool(self._replay) or self._source.ready()
+
+    async def read(self) -> bytes:
+        """The next piece: kept ones first after `rewind`. Raises what the client's body raises."""
+        if self._replay:
+            return self._replay.pop(0)
+        source = self._source
+        deadlines = self._deadlines
+        if source.ready():
+            piece = await source.read()
+        else:
+            if self._idle:
+                deadlines.body_at = self._loop.time() + self._idle
+            try:
+                piece = await source.read()
+            finally:
+                deadlines.body_at = NEVER
+        if not piece:
+            self.trailers = trailers_allowed(source.trailers)
+        else:
+            self._exchange.bytes_in += len(piece)
+            deadlines.moved_at = self._loop.time()
+            if self.replayable:
+                self._remember(piece)
+        return piece
+
+    def _remember(self, piece: bytes) -> None:
+        size = len(piece)
+        if self._kept + size > self._keep or self._store.size + size > KEPT_MAX:
+            self.forget()
+            return
+        self._pieces.append(piece)
+        self._kept += size
+        self._store.size += size
+
+    def rewind(self) -> None:
+        """The next `read` starts at the first byte again. Only while `replayable`."""
+        self._replay = list(self._pieces)
+
+    def forget(self) -> None:
+        """No replay is possible, or none will be needed: give the memory back."""
+        self._store.size -= self._kept
+        self._kept = 0
+        self._pieces = []
+        self.replayable = False
+
+    def bulk_left(self) -> int:
+        """See BulkBody. Nothing is handed over that might have to be replayed."""
+        if self.replayable or self._replay or self._source.limit:
+            return 0
+        return self._source.bulk_left()
+
+    async def relay_to(self, destination: Connection) -> None:
+        """Hand the rest over; a client that stops sending is noticed by `bodyIdleTimeout`."""
+        deadlines = self._deadlines
+        try:
+            self._moved(0, destination)
+            await relay_bulk(self._source, destination, lambda size: self._moved(size, destination))
+        finally:
+            deadlines.body_at = NEVER
+
+    def _moved(self, size: int, destination: Connection) -> None:
+        now = self._loop.time()
+        self._exchange.bytes_in += size
+        self._deadlines.moved_at = now
+        # While the upstream is the slow one, the client is not to blame.
+        self._deadlines.body_at = now + self._idle if self._idle and destination.drained is None else NEVER

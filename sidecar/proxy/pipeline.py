@@ -1,0 +1,233 @@
+"""The life of a request: admit -> check -> route -> filter -> prepare -> dispatch -> respond -> relay -> record.
+
+Only dispatch and relay wait. A stage ends the exchange early by returning a Reply or raising a ProxyError;
+`reply_for` alone turns an error into a response, and `_record` runs exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from random import getrandbits
+from typing import Any, Final
+
+from sidecar.errors import BadMessage, PeerGone, ProxyError
+from sidecar.http1.server_connection import ServerConnection
+from sidecar.http1.stream import RawStream
+from sidecar.model.exchange import Exchange, State
+from sidecar.model.head import RequestHead
+from sidecar.model.reason import Reason
+from sidecar.observe.observer import Observer
+from sidecar.protocol import request_id
+from sidecar.proxy.admit import admit, check
+from sidecar.proxy.body import Kept
+from sidecar.proxy.dispatch import Dispatch, end_attempt
+from sidecar.proxy.flight import Flight
+from sidecar.proxy.plan import Plan
+from sidecar.proxy.prepare import prepare, redirect
+from sidecar.proxy.relay import relay
+from sidecar.proxy.reply import Reply, reply_for
+from sidecar.proxy.respond import response_head
+from sidecar.proxy.route import Upstreams, find_upstream
+from sidecar.proxy.states import move
+from sidecar.proxy.timekeeper import Timekeeper
+from sidecar.proxy.tunnel import tunnel
+from sidecar.upstream.transport import InboundResponse
+
+log = logging.getLogger("outrider")
+_SWITCHING: Final = 101
+
+
+class Proxy:
+    """All traffic of the process. `plan` is swapped at a reload; an exchange keeps the one it began with."""
+
+    def __init__(self, plan: Plan, upstreams: Upstreams, observer: Observer, timekeeper: Timekeeper) -> None:
+        self.plan = plan
+        self.upstreams = upstreams
+        self.observer = observer
+        self.timekeeper = timekeeper
+        self.kept = Kept()
+
+    def handler(self, listener: str) -> Callable[[ServerConnection], Coroutine[Any, Any, None]]:
+        """What runs for each connection of the listener of that name."""
+
+        async def serve(connection: ServerConnection) -> None:
+            await self._serve(listener, connection)
+
+        return serve
+
+    async def _serve(self, listener: str, connection: ServerConnection) -> None:
+        while True:
+            try:
+                head = await connection.next_request()
+            except ProxyError as error:
+                await self._refuse(listener, connection, error)
+                return
+            if head is None or not await self._exchange(listener, connection, head):
+                return
+            del head  # an idle connection holds on to nothing of its last request
+
+    async def _exchange(self, listener: str, connection: ServerConnection, head: RequestHead) -> bool:
+        """One request and its response. False: nothing more is read from this connection."""
+        plan = self.plan
+        flight = admit(connection, head, plan.listeners[listener], plan.snapshot.revision)
+        self._begin(flight)
+        response: InboundResponse | None = None
+        try:
+            reply = check(flight)
+            if reply is None:
+                await find_upstream(flight, plan, self.upstreams)
+                reply = redirect(flight)
+            if reply is None:
+                flight.request = prepare(flight, self.kept)
+                move(flight.exchange, State.SENDING)
+                response = await Dispatch(flight, self.observer).run()
+                flight.exchange.status = response.head.status
+                move(flight.exchange, State.RESPONDING)
+                parts = response_head(flight, response.head)
+                if response.head.status == _SWITCHING or head.method == b"CONNECT":
+                    await self._tunnel(flight, response, parts)
+                else:
+                    await relay(flight, parts, response.body)
+                move(flight.exchange, State.DONE)
+            else:
+                await self._reply(flight, reply)
+        except asyncio.CancelledError:
+            interruption = flight.interruption()
+            if interruption is None:
+                self._aborted(flight, Reason.DRAINING)
+                raise
+            await self._fail(flight, interruption)
+        except (ProxyError, PeerGone) as error:
+            await self._fail(flight, error)
+        except Exception:  # a bug of ours costs one exchange, not the connection's neighbours
+            log.exception("exchange failed", extra={"event": "internal_error", "request_id": flight.exchange.request_id.decode()})
+            await self._fail(flight, ProxyError(Reason.PROXY_INTERNAL_ERROR, reusable=False))
+        finally:
+            self._record(flight, response)
+        return await self._may_go_on(flight)
+
+    # -- begin and end
+
+    def _begin(self, flight: Flight) -> None:
+        self.observer.exchange_started(flight.exchange)
+        self.timekeeper.enter(flight)
+        flight.connection.watch()
+
+    def _record(self, flight: Flight, response: InboundResponse | None) -> None:
+        """The end, whatever it was: connections go back, observers hear of it. Exactly once per exchange."""
+        exchange = flight.exchange
+        complete = exchange.state is State.DONE
+        if response is not None:
+            attempt = exchange.attempts[-1]
+            if complete:
+                response.release()
+            else:
+                response.abort()
+            outcome = "success" if complete or exchange.reason is None else exchange.reason.value
+            end_attempt(flight, attempt, outcome, failed=exchange.reason is Reason.HTTP_RESPONSE_INCOMPLETE)
+            self.observer.attempt_finished(exchange, attempt)
+        if flight.body is not None:
+            flight.body.forget()
+        flight.connection.unwatch()
+        self.timekeeper.leave(flight)
+        exchange.ended_at = flight.connection.loop.time()
+        self.observer.exchange_finished(exchange)
+
+    async def _may_go_on(self, flight: Flight) -> bool:
+        connection = flight.connection
+        body = connection.body
+        while body is not None and not body.done and body.error is None and body.ready():
+            try:
+                await body.read()
+            except (ProxyError, PeerGone):
+                break
+        unread = body is not None and not body.done
+        if flight.keep_alive and not unread and not connection.closed:
+            return True
+        if flight.exchange.state is not State.ABORTED and (unread or not flight.exchange.head.keep_alive):
+            await connection.linger()
+        return False
+
+    # -- other ends than a relayed response
+
+    async def _fail(self, flight: Flight, error: ProxyError | PeerGone) -> None:
+        exchange = flight.exchange
+        if isinstance(error, PeerGone):
+            exchange.detail = str(error)
+            self._aborted(flight, Reason.CLIENT_CLOSED)
+            return
+        exchange.clock, exchange.detail = error.clock, error.detail
+        if isinstance(error, BadMessage) and error.rejection is not None:
+            self.observer.message_rejected(exchange.listener.name, error.rejection)
+        if flight.committed:
+            self._aborted(flight, error.reason)
+            return
+        exchange.reason = error.reason
+        if not error.reusable:
+            flight.keep_alive = False
+        await self._reply(flight, reply_for(error, exchange))
+
+    def _aborted(self, flight: Flight, reason: Reason) -> None:
+        """The client must not take what it got for a whole response (RFC 9112 section 8)."""
+        exchange = flight.exchange
+        exchange.reason = reason
+        if reason is Reason.CLIENT_CLOSED and not flight.committed:
+            exchange.status = 499
+        flight.keep_alive = False
+        flight.connection.abort()
+        move(exchange, State.ABORTED)
+
+    async def _reply(self, flight: Flight, reply: Reply) -> None:
+        exchange, connection = flight.exchange, flight.connection
+        exchange.status = reply.status
+        unread = connection.body is not None and not connection.body.done
+        flight.keep_alive = flight.keep_alive and not connection.draining and not unread
+        wire = reply.wire(head_only=exchange.head.method == b"HEAD", close=not flight.keep_alive)
+        move(exchange, State.REPLIED)
+        flight.committed = True
+        if exchange.head.method != b"HEAD":
+            exchange.bytes_out += len(reply.body)
+        connection.send(wire)
+        if connection.drained is not None:
+            await connection.drain()
+
+    async def _refuse(self, listener: str, connection: ServerConnection, error: ProxyError) -> None:
+        """No head came, or one that breaks a rule: answered, closed, and nothing more of it is parsed."""
+        model = self.plan.listeners[listener].listener
+        exchange = Exchange(model, RequestHead(b"", b"", 1, []), connection.peer, connection.loop.time())
+        exchange.request_id = request_id.new(getrandbits)
+        exchange.reason, exchange.clock, exchange.detail, exchange.status = error.reason, error.clock, error.detail, error.status
+        self.observer.exchange_started(exchange)
+        if error.rejection is not None:
+            self.observer.message_rejected(listener, error.rejection)
+        connection.send(reply_for(error, exchange).wire(head_only=False, close=True))
+        move(exchange, State.REPLIED)
+        exchange.ended_at = connection.loop.time()
+        self.observer.exchange_finished(exchange)
+        await connection.linger()
+
+    async def _tunnel(self, flight: Flight, response: InboundResponse, parts: list[bytes]) -> None:
+        exchange, connection, deadlines = flight.exchange, flight.connection, flight.deadlines
+        token = response.head.upgrade.lower()
+        exchange.tunnel = "connect" if exchange.head.method == b"CONNECT" else "websocket" if token == b"websocket" else "upgrade"
+        flight.committed, flight.keep_alive = True, False
+        connection.send(b"".join(parts))
+        connection.unwatch()
+        deadlines.become_tunnel(connection.loop.time(), deadlines.timeouts.tunnel_idle)
+        self.timekeeper.become_tunnel(flight)
+        self.observer.tunnel_started(exchange)
+
+        def sent(size: int) -> None:
+            exchange.bytes_in += size
+            deadlines.moved_at = connection.loop.time()
+
+        def received(size: int) -> None:
+            exchange.bytes_out += size
+            deadlines.moved_at = connection.loop.time()
+
+        try:
+            await tunnel(RawStream(connection), response.tunnel(), sent, received)
+        except PeerGone as error:
+            exchange.detail = str(error)

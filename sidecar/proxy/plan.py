@@ -1,0 +1,85 @@
+"""A snapshot made ready for the hot path: routers per listener, routes bound to the upstreams that run now."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Final, Protocol
+
+from sidecar.model.snapshot import HeaderModifier, Listener, Route, Snapshot
+from sidecar.policy.backends import WeightedChoice
+from sidecar.policy.router import Router
+from sidecar.protocol.forwarded import ForwardedPolicy, PeerRules
+from sidecar.upstream.runtime import UpstreamRuntime
+
+_PEER_CACHE: Final = 4096
+_TAKEN: Final = frozenset((b"via", b"x-request-id", b"x-request-timeout-ms", b"te"))
+"""Request fields that we read and write ourselves, besides the forwarding ones."""
+
+
+class Upstreams(Protocol):
+    """Where a plan finds the running upstreams (upstream/registry.py)."""
+
+    def get(self, name: str) -> UpstreamRuntime:
+        """The upstream called `name`. Raises UpstreamError when there is none."""
+        ...
+
+
+class RoutePlan:
+    """A route and what it leads to."""
+
+    __slots__ = ("choice", "only", "request_modifiers", "response_modifiers", "route")
+
+    def __init__(self, route: Route, upstreams: Upstreams) -> None:
+        self.route = route
+        backends = [(upstreams.get(backend.name), backend.weight) for backend in route.backends]
+        self.choice: WeightedChoice[UpstreamRuntime] = WeightedChoice(backends)
+        self.only = backends[0][0] if len(backends) == 1 and backends[0][1] > 0 else None
+        """The upstream when there is nothing to choose."""
+        self.request_modifiers: tuple[HeaderModifier, ...] = route.filters.request_headers
+        self.response_modifiers: tuple[HeaderModifier, ...] = route.filters.response_headers
+
+
+class PeerPlan:
+    """How a listener treats a peer that it believes, or one that it does not (product.md 3.8)."""
+
+    __slots__ = ("believed", "rules", "taken")
+
+    def __init__(self, rules: PeerRules) -> None:
+        self.rules = rules
+        self.believed = rules.believed
+        self.taken = rules.taken | _TAKEN
+        """Request fields that we read and write ourselves, lower case."""
+
+
+class ListenerPlan:
+    """A listener's router and its rules about peers."""
+
+    __slots__ = ("_forwarded", "_peers", "_plans", "listener", "router")
+
+    def __init__(self, listener: Listener, routes: list[tuple[Route, RoutePlan]]) -> None:
+        self.listener = listener
+        self.router: Router[RoutePlan] = Router(routes, listener.name)
+        self._forwarded = ForwardedPolicy(listener.forwarded, listener.trusted_proxies)
+        self._plans: dict[PeerRules, PeerPlan] = {}
+        self._peers: dict[str, PeerPlan] = {}
+
+    def peer(self, address: str) -> PeerPlan:
+        """The plan for a peer's address ("unix" for a unix socket)."""
+        known = self._peers.get(address)
+        if known is None:
+            rules = self._forwarded.for_peer(None if address == "unix" else ip_address(address.partition("%")[0]))
+            known = self._plans.setdefault(rules, PeerPlan(rules))
+            if len(self._peers) < _PEER_CACHE:
+                self._peers[address] = known
+        return known
+
+
+class Plan:
+    """What every new exchange is decided by. Replaced whole; exchanges in flight keep theirs."""
+
+    __slots__ = ("listeners", "snapshot")
+
+    def __init__(self, snapshot: Snapshot, upstreams: Upstreams) -> None:
+        self.snapshot = snapshot
+        routes = [(route, RoutePlan(route, upstreams)) for route in snapshot.routes]
+        self.listeners = {listener.name: ListenerPlan(listener, routes) for listener in snapshot.listeners}

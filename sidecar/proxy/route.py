@@ -1,0 +1,71 @@
+"""Stage route: which rule, which upstream, which clocks."""
+
+from __future__ import annotations
+
+from random import random
+from typing import Final, Protocol
+
+from sidecar.errors import ProxyError
+from sidecar.model.exchange import State
+from sidecar.model.reason import Reason
+from sidecar.model.snapshot import AllowEntry, Mode, Timeouts
+from sidecar.policy.deadline_header import parse_timeout
+from sidecar.protocol.target import split_authority
+from sidecar.proxy.flight import Flight
+from sidecar.proxy.plan import Plan
+from sidecar.proxy.states import move
+from sidecar.upstream.runtime import UpstreamRuntime
+
+_CONNECT_PATH: Final = b"/"
+_PORTS: Final = {b"https": 443, b"http": 80}
+
+
+class Upstreams(Protocol):
+    """Where the implicit upstream of allowed destinations comes from (upstream/registry.py)."""
+
+    async def forward(self, host: str, port: int, allow: tuple[AllowEntry, ...]) -> UpstreamRuntime:
+        """The upstream for one allowed destination. Raises ProxyError 403, or a DNS error."""
+        ...
+
+
+async def find_upstream(flight: Flight, plan: Plan, upstreams: Upstreams) -> None:
+    """Set the flight's rule, upstream and clocks (product.md 3.1). Raises ProxyError when nothing matches."""
+    head = flight.exchange.head
+    host, port = head.host, 0
+    if b":" in host:
+        host, port = split_authority(host, 0)
+    rule = flight.plan.router.match(host, head.path or _CONNECT_PATH, head.method, head.fields)
+    move(flight.exchange, State.ROUTED)
+    if rule is not None:
+        flight.rule = rule
+        flight.exchange.route = rule.route
+        start_clocks(flight, rule.route.timeouts)
+        if rule.route.filters.redirect is None:
+            _use(flight, rule.payload.only or rule.payload.choice.pick(random))
+    elif flight.plan.listener.mode is Mode.FORWARD and (head.scheme or head.method == b"CONNECT"):
+        start_clocks(flight, plan.snapshot.default_timeouts)
+        allow = flight.plan.listener.allow
+        _use(flight, await upstreams.forward(host.decode(), port or _PORTS.get(head.scheme, 80), allow))
+    else:
+        raise ProxyError(Reason.NO_ROUTE)
+
+
+def _use(flight: Flight, upstream: UpstreamRuntime | None) -> None:
+    if upstream is None:
+        raise ProxyError(Reason.DESTINATION_NOT_FOUND, "the route has no backend with a weight above 0")
+    flight.upstream = upstream
+    flight.exchange.upstream = upstream.config
+
+
+def start_clocks(flight: Flight, timeouts: Timeouts) -> None:
+    """The `request` clock runs from the request's head on; a believed caller's own deadline can only shorten it."""
+    deadlines = flight.deadlines
+    exchange = flight.exchange
+    deadlines.timeouts = timeouts
+    started = exchange.started_at
+    deadlines.idle, deadlines.moved_at = timeouts.stream_idle, started
+    if timeouts.request:
+        deadlines.request_at = started + timeouts.request
+    given = flight.known.get(b"x-request-timeout-ms")
+    if given is not None and exchange.peer_trusted and (seconds := parse_timeout(given)) is not None:
+        deadlines.shorten_request(started + seconds)

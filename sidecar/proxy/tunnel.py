@@ -1,0 +1,88 @@
+"""Tunnels: after a 101 or a CONNECT both directions are opaque bytes until both have ended (RFC 9110 section 9.3.6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sidecar.errors import PeerGone
+from sidecar.model.head import Field, ResponseHead
+from sidecar.model.stream import BodySource, ByteStream
+from sidecar.tasks import cancel_and_wait, create_task
+
+
+class _NoBody:
+    """The body of an answer to CONNECT: none (RFC 9110 section 9.3.6)."""
+
+    __slots__ = ("length", "trailers")
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.trailers: list[Field] = []
+
+    def ready(self) -> bool:
+        return True
+
+    async def read(self) -> bytes:
+        return b""
+
+
+class Connected:
+    """An established CONNECT in the shape of a response (implements InboundResponse)."""
+
+    __slots__ = ("_stream", "body", "head")
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self.head = ResponseHead(200, b"Connection Established", 1, [])
+        self.body: BodySource = _NoBody()
+
+    def tunnel(self) -> ByteStream:
+        """The raw connection."""
+        return self._stream
+
+    def release(self) -> None:
+        """A tunnel's connection is never kept."""
+        self._stream.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._stream.abort()
+
+
+async def tunnel(client: ByteStream, upstream: ByteStream, sent: Callable[[int], None], received: Callable[[int], None]) -> None:
+    """Carry bytes until both sides have sent FIN; each direction ends by itself (half-close is kept).
+
+    `sent` hears of bytes to the upstream, `received` of bytes to the client. Raises PeerGone when a side vanishes;
+    both are then aborted. Cancelled: the same.
+    """
+    tasks = {
+        create_task(_carry(client, upstream, sent), name="tunnel to upstream"),
+        create_task(_carry(upstream, client, received), name="tunnel to client"),
+    }
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            if (error := task.result()) is not None:
+                raise error
+    except BaseException:
+        client.abort()
+        upstream.abort()
+        raise
+    finally:
+        await cancel_and_wait(tasks)
+    client.close()
+    upstream.close()
+
+
+async def _carry(source: ByteStream, destination: ByteStream, moved: Callable[[int], None]) -> PeerGone | None:
+    try:
+        while data := await source.read():
+            moved(len(data))
+            await destination.write(data)
+        destination.write_eof()
+    except PeerGone as error:
+        source.abort()
+        destination.abort()
+        return error
+    return None
