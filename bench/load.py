@@ -1,0 +1,145 @@
+"""The load generator: `python -m bench.load PORT SCENARIO_JSON` sends, checks every answer, prints one JSON line.
+
+Closed loop: each connection sends its next request when the answer is complete. It ends after `seconds` or `requests`,
+whichever is first. With `hold` it then keeps its idle connections until a line comes on standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import dataclass
+
+import uvloop
+
+from bench.wire import Messages, raise_descriptor_limit
+
+KEPT_LATENCIES = 500_000
+CONNECT_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What one run of the generator does."""
+
+    path: str
+    connections: int = 32
+    seconds: float = 3.0
+    requests: int = 0
+    """In all; 0: as many as fit."""
+    upload: int = 0
+    """Bytes of each request's body."""
+    download: int = 2
+    """Bytes that each answer must have."""
+    slow_reader: bool = False
+    hold: bool = False
+
+
+class Run:
+    """The state that a run's connections share."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        method = "POST" if scenario.upload else "GET"
+        length = f"Content-Length: {scenario.upload}\r\n" if scenario.upload else ""
+        self.head = f"{method} {scenario.path} HTTP/1.1\r\nHost: origin.test\r\nUser-Agent: bench\r\n{length}\r\n".encode()
+        self.started = 0
+        self.done = 0
+        self.wrong = 0
+        self.failed = 0
+        self.latencies: list[float] = []
+        self.busy = 0
+        self.over = asyncio.Event()
+        self.deadline = 0.0
+
+    def may_start(self) -> bool:
+        bounded = self.scenario.requests
+        return time.perf_counter() < self.deadline and (not bounded or self.started < bounded)
+
+    def idle(self) -> None:
+        self.busy -= 1
+        if not self.busy:
+            self.over.set()
+
+
+class Client(Messages):
+    """One connection of the generator."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+        self.slow = run.scenario.slow_reader
+        self._sent_at = 0.0
+        self._working = False
+
+    def begin(self) -> None:
+        self._working = True
+        self.run.busy += 1
+        self._next()
+
+    def _next(self) -> None:
+        run = self.run
+        if not run.may_start():
+            self._working = False
+            run.idle()
+            return
+        run.started += 1
+        self._sent_at = time.perf_counter()
+        if run.scenario.upload <= 65_536:
+            self.transport.write(run.head + b"x" * run.scenario.upload)
+        else:
+            self.transport.write(run.head)
+            self.send_body(run.scenario.upload)
+
+    def on_head(self, head: bytes, length: int) -> None:
+        if not head.startswith(b"HTTP/1.1 200") or length != self.run.scenario.download:
+            self.run.wrong += 1
+
+    def on_end(self) -> None:
+        run = self.run
+        run.done += 1
+        if len(run.latencies) < KEPT_LATENCIES:
+            run.latencies.append(time.perf_counter() - self._sent_at)
+        self._next()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  # the interface's
+        if self._working:
+            self._working = False
+            self.run.failed += 1
+            self.run.idle()
+
+
+async def connect(port: int, run: Run) -> list[Client]:
+    loop = asyncio.get_running_loop()
+    clients: list[Client] = []
+    while len(clients) < run.scenario.connections:
+        wanted = min(CONNECT_AT_ONCE, run.scenario.connections - len(clients))
+        made = await asyncio.gather(*(loop.create_connection(lambda: Client(run), "127.0.0.1", port) for _ in range(wanted)))
+        clients += [client for _, client in made]
+    return clients
+
+
+async def measure(port: int, scenario: Scenario) -> dict[str, float]:
+    raise_descriptor_limit()
+    run = Run(scenario)
+    clients = await asyncio.wait_for(connect(port, run), 60)
+    began = time.perf_counter()
+    run.deadline = began + scenario.seconds
+    for client in clients:
+        client.begin()
+    await asyncio.wait_for(run.over.wait(), scenario.seconds + 120)
+    took = time.perf_counter() - began
+    if scenario.hold:
+        print("holding", flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    for client in clients:
+        client.transport.abort()
+    run.latencies.sort()
+    ranks = {f"p{rank}_ms": 1000 * run.latencies[int(len(run.latencies) * rank / 100)] for rank in (50, 99)} if run.latencies else {}
+    return {"requests": run.done, "wrong": run.wrong, "failed": run.failed, "seconds": took, **ranks}
+
+
+if __name__ == "__main__":
+    print(json.dumps(uvloop.run(measure(int(sys.argv[1]), Scenario(**json.loads(sys.argv[2]))))))
