@@ -59,7 +59,7 @@ class Owner:
 class ServerConnection(Connection):
     """`busy`: an exchange runs whose answer the client waits for; its leaving then cancels the handler's task."""
 
-    __slots__ = ("body", "busy", "draining", "gone", "head_expired", "last", "owner", "peer", "peer_port", "requests", "task")
+    __slots__ = ("body", "busy", "draining", "gone", "head_expired", "last", "leaving", "owner", "peer", "peer_port", "requests", "task")
 
     def __init__(self, owner: Owner) -> None:
         super().__init__()
@@ -73,7 +73,9 @@ class ServerConnection(Connection):
         self.gone = False
         """The client has left while it was waited on."""
         self.draining = False
-        """No further request is read: the next response says `Connection: close`."""
+        """The next response says `Connection: close`."""
+        self.leaving = False
+        """Nobody waits for a further request: closed when it is idle."""
         self.head_expired = False
         self.last = False
         """The current request said that it is the last: after its FIN the client still waits for the answer."""
@@ -132,7 +134,7 @@ class ServerConnection(Connection):
 
     def drain_soon(self) -> None:
         """Close now when idle, after the current exchange otherwise."""
-        self.draining = True
+        self.draining = self.leaving = True
         self.wake()
 
     async def next_request(self) -> RequestHead | None:
@@ -172,7 +174,7 @@ class ServerConnection(Connection):
                         return rx[:end]
                     self._refuse_early(rx, scanned)
                     scanned = len(rx)
-                if self.closed or self.eof or (self.draining and not rx):
+                if self.closed or self.eof or (self.leaving and not rx):
                     return None
                 if not rx:
                     await self._idle()

@@ -81,8 +81,6 @@ class Lifecycle:
         self._inbound: asyncio.Task[int] | None = None
         self._deadline = 0.0
         """When what is still in flight is cut; known once drainDelay is over."""
-        self.outbound_draining = False
-        """The process is to end: responses of Forward listeners say `Connection: close` too."""
         self.listening = False
         """Status, admin and the first document's listeners are bound (there may be no document)."""
         self.configured = False
@@ -105,12 +103,8 @@ class Lifecycle:
 
     @property
     def draining(self) -> bool:
-        """From the beginning of a drain on: readiness fails and responses say `Connection: close`."""
+        """From the beginning of a drain on: readiness fails."""
         return self.stage in (Stage.DRAINING, Stage.DRAINED, Stage.CLOSED)
-
-    def says_close(self, mode: Mode) -> bool:
-        """Whether responses of such a listener say `Connection: close`."""
-        return self.outbound_draining if mode is Mode.FORWARD else self.draining
 
     def startup(self) -> list[Check]:
         """`/startupz`."""
@@ -146,6 +140,7 @@ class Lifecycle:
     def _begin(self) -> None:
         if self._inbound is None:
             self.stage = Stage.DRAINING
+            self._listeners.say_close((Mode.REVERSE,))
             self._inbound = create_task(self._drain_inbound(), name="drain")
 
     async def _drain_inbound(self) -> int:
@@ -165,8 +160,7 @@ class Lifecycle:
         Forward listeners take new connections until nothing is in flight: the application may be still at work.
         """
         await self._stop.wait()
-        self.outbound_draining = True
-        self._listeners.forbid_new()
+        self._listeners.say_close(tuple(Mode))
         own_deadline = self._loop.time() + self._timing().drain_timeout
         self._begin()
         assert self._inbound is not None

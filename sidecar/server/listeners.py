@@ -130,6 +130,10 @@ class Listeners:
         """Name -> `address:port` of the listeners in force."""
         return {port.listener.name: str(port.address) for port in self._ports.values()}
 
+    def names(self) -> set[str]:
+        """Names under which connections are served: of this document, and of earlier ones while they drain."""
+        return set().union(*(port.names for port in self._all()))
+
     def connections(self) -> Iterable[tuple[Port, ServerConnection]]:
         """Every client's connection."""
         for port in self._all():
@@ -155,9 +159,11 @@ class Listeners:
         """Whether a listener of these modes accepts, or has connections."""
         return bool(self._of(modes))
 
-    def forbid_new(self) -> None:
-        """Reloads bind nothing from now on."""
+    def say_close(self, modes: Sequence[Mode]) -> None:
+        """A drain begins: responses say `Connection: close`, and reloads bind nothing any more."""
         self._closing = True
+        for port in self._of(modes):
+            port.say_close()
 
     async def close(self, modes: Sequence[Mode], deadline: float, now: asyncio.Event) -> int:
         """Stop accepting on these listeners and let what runs finish until `deadline` (or `now`); then cut the rest.

@@ -50,6 +50,7 @@ class Port:
         self._watcher = watcher
         self._left = asyncio.Event()
         """Set when a connection is gone."""
+        self._says_close = False
         self._counted_as: dict[ServerConnection, str] = {}
         self.listener = listener
         self.acceptor: Acceptor
@@ -79,8 +80,9 @@ class Port:
 
     def update(self, listener: Listener, handler: Handler) -> None:
         """Other settings on the same socket: for new connections, and for the next request of those that are open."""
-        if listener.name != self.owner.name:  # who was counted under the old name leaves under it
+        if listener.name != self.owner.name:  # connections were counted, and are served, under the old name: they leave under it
             self._counted_as.update(dict.fromkeys(self.connections - self._counted_as.keys(), self.owner.name))
+            self._let_go()
         self.listener = listener
         self.owner.name = self.acceptor.name = listener.name
         self.owner.handler = handler
@@ -90,8 +92,22 @@ class Port:
     def stop_accepting(self) -> None:
         """No new connection; idle ones close now, the others after their current exchange."""
         self.acceptor.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         for connection in list(self.connections):
             connection.drain_soon()
+
+    def say_close(self) -> None:
+        """From now on responses say `Connection: close`; new connections are still taken."""
+        self._says_close = True
+        for connection in self.connections:
+            connection.draining = True
+
+    @property
+    def names(self) -> set[str]:
+        """Under which its connections are served."""
+        return {self.listener.name, *self._counted_as.values()}
 
     def abort(self, spared: set[ServerConnection] | frozenset[ServerConnection] = frozenset()) -> int:
         """Cut every connection but those `spared`; returns how many."""
@@ -122,6 +138,7 @@ class Port:
 
     def _opened(self, connection: ServerConnection) -> None:
         self._watcher.connection_opened(self.owner.name)
+        connection.draining = self._says_close
         if not self.acceptor.listening:  # it was in the backlog when we stopped: its request is probably on the way
             self._loop.call_later(_LATE_SECONDS, connection.drain_soon)
 
