@@ -33,6 +33,10 @@ class Scenario:
     """Bytes of each request's body."""
     download: int = 2
     """Bytes that each answer must have."""
+    each: int = 0
+    """Requests of one connection; 0: as many as fit."""
+    at_once: int = 0
+    """Connections that are busy at a time; 0: all. The next begins when one has done its `each`."""
     slow_reader: bool = False
     hold: bool = False
 
@@ -50,6 +54,7 @@ class Run:
         self.wrong = 0
         self.failed = 0
         self.latencies: list[float] = []
+        self.waiting: list[Client] = []
         self.busy = 0
         self.over = asyncio.Event()
         self.deadline = 0.0
@@ -60,6 +65,8 @@ class Run:
 
     def idle(self) -> None:
         self.busy -= 1
+        if self.waiting:
+            self.waiting.pop().begin()
         if not self.busy:
             self.over.set()
 
@@ -72,6 +79,7 @@ class Client(Messages):
         self.run = run
         self.slow = run.scenario.slow_reader
         self._sent_at = 0.0
+        self._sent = 0
         self._working = False
 
     def begin(self) -> None:
@@ -81,11 +89,12 @@ class Client(Messages):
 
     def _next(self) -> None:
         run = self.run
-        if not run.may_start():
+        if not run.may_start() or 0 < run.scenario.each <= self._sent:
             self._working = False
             run.idle()
             return
         run.started += 1
+        self._sent += 1
         self._sent_at = time.perf_counter()
         if run.scenario.upload <= 65_536:
             self.transport.write(run.head + b"x" * run.scenario.upload)
@@ -127,8 +136,9 @@ async def measure(port: int, scenario: Scenario) -> dict[str, float]:
     clients = await asyncio.wait_for(connect(port, run), 60)
     began = time.perf_counter()
     run.deadline = began + scenario.seconds
-    for client in clients:
-        client.begin()
+    run.waiting = clients[:]
+    for _ in range(scenario.at_once or len(clients)):
+        run.waiting.pop().begin()
     await asyncio.wait_for(run.over.wait(), scenario.seconds + 120)
     took = time.perf_counter() - began
     if scenario.hold:

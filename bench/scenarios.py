@@ -99,7 +99,7 @@ def idle_connections(running: Running, plan: Plan) -> Figures:
     load(running.port, Scenario("/bytes/1024", download=1024, connections=32, requests=3200))
     before = rss_bytes(running.pid)
     count = plan.idle_connections
-    scenario = Scenario("/bytes/1024", download=1024, connections=count, requests=count, seconds=30, hold=True)
+    scenario = Scenario("/bytes/1024", download=1024, connections=count, each=1, at_once=8, seconds=30, hold=True)
     command = [sys.executable, "-m", "bench.load", str(running.port), json.dumps(asdict(scenario))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as generator:
         assert generator.stdout is not None
