@@ -55,9 +55,9 @@ def wire_path(value: str) -> bytes:
 
 def matched_path(target: bytes) -> bytes:
     """The path that rules are compared with: no query, unreserved characters decoded, dot segments resolved."""
-    cut = target.find(b"?")
-    path = target if cut < 0 else target[:cut]
-    return normalize_path(path) if b"%" in path or b"/." in path else path
+    path = target.partition(b"?")[0] if 0x3F in target else target
+    # Looking for one byte costs a fifth of looking for b"/.", which most paths need not be searched for.
+    return normalize_path(path) if 0x25 in path or (0x2E in path and b"/." in path) else path
 
 
 def joined_header(fields: list[Field], name: bytes) -> bytes | None:

@@ -29,66 +29,76 @@ T = TypeVar("T")
 _NO_FACTS: Final = Facts([], b"")
 
 
+class _Bucket(Generic[T]):
+    """Rules that share a path, in order of precedence."""
+
+    __slots__ = ("candidates", "sure")
+
+    def __init__(self) -> None:
+        self.candidates: list[Candidate[T]] = []
+        self.sure: Rule[T] | None = None
+        """The first rule, if it takes every request that comes here."""
+
+    def add(self, candidate: Candidate[T]) -> None:
+        if not self.candidates and candidate.plain:
+            self.sure = candidate.rule
+        self.candidates.append(candidate)
+
+    def first(self, method: bytes, facts: Facts) -> Rule[T] | None:
+        for candidate in self.candidates:
+            if candidate.plain or candidate.admits(method, facts):
+                return candidate.rule
+        return None
+
+
 class _Table(Generic[T]):
     """The rules of one hostname."""
 
     __slots__ = ("depth", "exact", "prefixes", "regexes", "root")
 
     def __init__(self) -> None:
-        self.exact: dict[bytes, list[Candidate[T]]] = {}
-        self.prefixes: dict[bytes, list[Candidate[T]]] = {}
+        self.exact: dict[bytes, _Bucket[T]] = {}
+        self.prefixes: dict[bytes, _Bucket[T]] = {}
         self.regexes: list[Candidate[T]] = []
-        self.root: list[Candidate[T]] = []
+        self.root: _Bucket[T] = _Bucket()
         """The rules for the prefix `/`: they match every target, also `*` and that of CONNECT."""
         self.depth = 0
         """Elements of the longest prefix."""
 
     def add(self, candidate: Candidate[T]) -> None:
-        """Candidates come by ascending rank, so each list is in order of precedence."""
+        """Candidates come by ascending rank."""
         kind = candidate.rule.match.path.type
         if kind is PathType.EXACT:
-            self.exact.setdefault(candidate.path, []).append(candidate)
+            self.exact.setdefault(candidate.path, _Bucket()).add(candidate)
         elif kind is PathType.REGEX:
             self.regexes.append(candidate)
         elif candidate.path:
-            self.prefixes.setdefault(candidate.path, []).append(candidate)
+            self.prefixes.setdefault(candidate.path, _Bucket()).add(candidate)
             self.depth = max(self.depth, candidate.path.count(b"/"))
         else:
-            self.root.append(candidate)
+            self.root.add(candidate)
 
     def find(self, path: bytes, method: bytes, facts: Facts) -> Rule[T] | None:
         """The best rule for a normalised `path`."""
-        if self.exact and (bucket := self.exact.get(path)) is not None and (rule := _first(bucket, method, facts)) is not None:
+        if self.exact and (bucket := self.exact.get(path)) is not None and (rule := bucket.sure or bucket.first(method, facts)):
             return rule
-        if self.depth and (rule := self._by_prefix(path, method, facts)) is not None:
-            return rule
-        if self.root and (rule := _first(self.root, method, facts)) is not None:
+        if self.depth:
+            end, elements = 0, self.depth
+            while elements and end >= 0:  # cut behind the last element that a prefix can have
+                end = path.find(b"/", end + 1)
+                elements -= 1
+            if end < 0:
+                end = len(path)
+            while end > 0:
+                if (bucket := self.prefixes.get(path[:end])) is not None and (rule := bucket.sure or bucket.first(method, facts)):
+                    return rule
+                end = path.rfind(b"/", 0, end)
+        if rule := self.root.sure or self.root.first(method, facts):
             return rule
         for candidate in self.regexes:
             if candidate.admits(method, facts) and candidate.regex is not None and candidate.regex.fullmatch(path) is not None:
                 return candidate.rule
         return None
-
-    def _by_prefix(self, path: bytes, method: bytes, facts: Facts) -> Rule[T] | None:
-        end = 0
-        for _ in range(self.depth):  # cut behind the last element that a prefix can have
-            end = path.find(b"/", end + 1)
-            if end < 0:
-                end = len(path)
-                break
-        get = self.prefixes.get
-        while end > 0:
-            if (bucket := get(path[:end])) is not None and (rule := _first(bucket, method, facts)) is not None:
-                return rule
-            end = path.rfind(b"/", 0, end)
-        return None
-
-
-def _first(bucket: list[Candidate[T]], method: bytes, facts: Facts) -> Rule[T] | None:
-    for candidate in bucket:
-        if candidate.plain or candidate.admits(method, facts):
-            return candidate.rule
-    return None
 
 
 class Router(Generic[T]):
