@@ -98,7 +98,7 @@ class _Question:
         import pycares  # noqa: PLC0415  # loaded by now
 
         self._channel.process_fd(pycares.ARES_SOCKET_BAD, pycares.ARES_SOCKET_BAD)
-        delay = min(max(self._channel.timeout(), _TICK_MIN), _TICK_MAX)
+        delay = min(max(self._channel.timeout(), _TICK_MIN), _TICK_MAX)  # type: ignore[no-untyped-call]  # pycares has no types there
         self._timer = self._loop.call_later(delay, self._tick)
 
     def close(self) -> None:

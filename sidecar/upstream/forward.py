@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from sidecar.errors import ProxyError, UpstreamError
-from sidecar.model.endpoint import Endpoint, EndpointState
+from sidecar.model.endpoint import Endpoint
 from sidecar.model.reason import Clock, Phase, Reason
 from sidecar.model.snapshot import AllowEntry, Balancing, LoadBalancer, Upstream
 from sidecar.observe.observer import Observer
@@ -104,7 +104,7 @@ class Forward:
         if known is None or not _same(known.allow, allow):
             self._forget(key)
             endpoint = CheckedEndpoint(host, port)
-            runtime = UpstreamRuntime(CONFIG, self.transport, self._budget, self._balancer, [endpoint])
+            runtime = UpstreamRuntime(CONFIG, self.transport, self._budget, self._balancer, (endpoint,))
             known = self._destinations[key] = Destination(allow, endpoint, runtime)
             if len(self._destinations) > DESTINATIONS_MAX:
                 self._forget(next(iter(self._destinations)))
@@ -112,10 +112,9 @@ class Forward:
         return known
 
     def _forget(self, key: tuple[str, int]) -> None:
-        """What is in flight there goes on; connections are closed instead of kept."""
+        """What is in flight there goes on; its connections are not used again, and end by the idle timeout."""
         known = self._destinations.pop(key, None)
         if known is not None:
-            known.endpoint.state = EndpointState.DRAINING
             self.transport.pool.retire(known.endpoint)
 
     def _connect_failed(self, endpoint: Endpoint) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from sidecar.errors import StaleConnection, UpstreamError
+from sidecar.http1.stream import RawStream
 from sidecar.http1.upstream_connection import UpstreamConnection
 from sidecar.model.endpoint import Endpoint
 from sidecar.model.exchange import Attempt
@@ -79,7 +80,7 @@ class NativeTransport:
 
     async def connect(self, endpoint: Endpoint, attempt: Attempt, deadlines: Deadlines) -> ByteStream:
         """See Transport.connect: a connection of its own, which no pool limit counts and no pool ever sees."""
-        return (await self._open(endpoint, attempt, deadlines)).stream()
+        return RawStream(await self._open(endpoint, attempt, deadlines))
 
     async def aclose(self) -> None:
         """Close idle connections now; the others are closed when their exchanges end."""

@@ -30,7 +30,7 @@ class UpstreamRuntime:
     __slots__ = ("balancer", "budget", "config", "endpoints", "transport")
 
     def __init__(
-        self, config: Upstream, transport: NativeTransport, budget: RetryBudgetMeter, balancer: Balancer, endpoints: list[Endpoint]
+        self, config: Upstream, transport: NativeTransport, budget: RetryBudgetMeter, balancer: Balancer, endpoints: tuple[Endpoint, ...]
     ) -> None:
         self.config = config
         self.transport = transport
@@ -39,10 +39,10 @@ class UpstreamRuntime:
         self.endpoints = endpoints
         """The current ones; replaced, never changed."""
 
-    def pick(self, now: float, key: int | None, exclude: Collection[Endpoint]) -> Endpoint:
+    def pick(self, now: float, key: bytes, exclude: Collection[Endpoint]) -> Endpoint:
         """The endpoint for one attempt, counted as in flight until `finished` is called for it, exactly once.
 
-        `key`: what a ConsistentHash upstream hashes. `exclude`: endpoints that were tried, used only when there is no
+        `key`: `hash_key` for a ConsistentHash upstream, else b"". `exclude`: endpoints that were tried, used only when there is no
         other. Raises UpstreamError, phase POOL: DESTINATION_UNAVAILABLE, or the DNS error while nothing was resolved.
         """
         endpoint = self.balancer.pick(self.endpoints, random.random, now, key, exclude)
@@ -57,7 +57,7 @@ class UpstreamRuntime:
         endpoint.active -= 1
         if failed:
             endpoint.failures += 1
-        self.balancer.finished(endpoint, seconds, now)
+        self.balancer.finished(endpoint, seconds, now, failed=failed)
 
     async def settled(self) -> None:
         """Wait until the first look for endpoints has ended, well or badly. At once when it has."""
@@ -73,7 +73,7 @@ class ConfiguredUpstream(UpstreamRuntime):
 
     def __init__(self, config: Upstream, resolver: Resolver, observer: Observer) -> None:
         transport = NativeTransport(config, self._addresses, observer, self._connect_failed)
-        super().__init__(config, transport, RetryBudgetMeter(config.retry_budget), make_balancer(config.load_balancer), [])
+        super().__init__(config, transport, RetryBudgetMeter(config.retry_budget), make_balancer(config.load_balancer), ())
         self._resolver = resolver
         self._leaving: list[Endpoint] = []
         """Endpoints that are gone from the set, while requests are in flight on them."""
@@ -108,7 +108,7 @@ class ConfiguredUpstream(UpstreamRuntime):
 
     def _adopt(self) -> None:
         """Take the set's endpoints; those that are gone end when their requests do."""
-        before, self.endpoints = self.endpoints, list(self._set.endpoints)
+        before, self.endpoints = self.endpoints, self._set.endpoints
         self._leaving = [endpoint for endpoint in self._leaving if endpoint.active]
         for endpoint in before:
             if endpoint not in self.endpoints:

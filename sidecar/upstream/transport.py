@@ -22,8 +22,15 @@ from sidecar.policy.deadline import Deadlines
 class InboundResponse(Protocol):
     """A final response (or 101). Ends with exactly one `release` or `abort`."""
 
-    head: ResponseHead
-    body: BodySource
+    @property
+    def head(self) -> ResponseHead:
+        """The final head."""
+        ...
+
+    @property
+    def body(self) -> BodySource:
+        """Its body, not read yet."""
+        ...
 
     def tunnel(self) -> ByteStream:
         """The raw connection after a 101 or after 2xx to CONNECT; from now on the caller owns it."""
