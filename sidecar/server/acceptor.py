@@ -107,12 +107,11 @@ class Acceptor:
     async def _connect(self, client: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._make_protocol, client)
-        except OSError:  # the client has gone already
+        except BaseException as error:
             client.close()
             self.released()
-        except asyncio.CancelledError:
-            client.close()
-            raise
+            if not isinstance(error, OSError):  # else the client has gone already
+                raise
 
     def _rest(self, error: OSError) -> None:
         """Whoever waits stays in the backlog; a busy loop over a failing accept would take the CPU from the rest."""

@@ -1,0 +1,173 @@
+"""The accept loop: limits, exhaustion, the backlog at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Coroutine
+from typing import Any, cast
+
+import pytest
+import uvloop
+from sidecar.server.acceptor import Acceptor
+from sidecar.server.sockets import SocketAddress, open_socket
+
+
+class Echo(asyncio.Protocol):
+    """Answers `x` to whatever comes and tells the acceptor when it is gone."""
+
+    acceptor: Acceptor
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(b"x")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.acceptor.released()
+
+
+def start(limit: int = 0, sock: socket.socket | None = None) -> Acceptor:
+    def make() -> Echo:
+        protocol = Echo()
+        protocol.acceptor = acceptor
+        return protocol
+
+    acceptor = Acceptor(sock or open_socket(SocketAddress("127.0.0.1", 0)), make, name="test", limit=limit)
+    acceptor.start()
+    return acceptor
+
+
+class Client:
+    """A connection that asks once."""
+
+    def __init__(self, acceptor: Acceptor) -> None:
+        self.sock = socket.create_connection((acceptor.address.host, acceptor.address.port), timeout=5)
+        self.sock.setblocking(False)
+
+    async def ask(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self.sock, b"?")
+        return await asyncio.wait_for(loop.sock_recv(self.sock, 10), 5)
+
+    async def waits(self) -> bool:
+        await asyncio.get_running_loop().sock_sendall(self.sock, b"?")
+        await asyncio.sleep(0.1)
+        try:
+            self.sock.recv(1)
+        except BlockingIOError:
+            return True
+        return False
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    uvloop.run(main)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_connections_are_accepted_on_both_loops() -> None:
+    async def main() -> None:
+        acceptor = start()
+        client = Client(acceptor)
+        assert await client.ask() == b"x"
+        client.close()
+        await until(lambda: acceptor.open == 0)
+        await acceptor.aclose()
+
+    uvloop.run(main())
+    asyncio.run(main())
+
+
+def test_above_its_limit_accepting_pauses_and_the_rest_wait_in_the_backlog() -> None:
+    async def main() -> None:
+        acceptor = start(limit=2)
+        clients = [Client(acceptor) for _ in range(3)]
+        assert [await client.ask() for client in clients[:2]] == [b"x", b"x"]
+        assert await clients[2].waits()
+        assert acceptor.open == 2
+        clients[0].close()
+        assert await clients[2].ask() == b"x"
+        for client in clients:
+            client.close()
+        await until(lambda: acceptor.open == 0)
+        await acceptor.aclose()
+
+    run(main())
+
+
+def test_a_raised_limit_lets_in_who_waits() -> None:
+    async def main() -> None:
+        acceptor = start(limit=1)
+        first, second = Client(acceptor), Client(acceptor)
+        assert await first.ask() == b"x"
+        assert await second.waits()
+        acceptor.set_limit(0)
+        assert await second.ask() == b"x"
+        first.close()
+        second.close()
+        await until(lambda: acceptor.open == 0)
+        await acceptor.aclose()
+
+    run(main())
+
+
+class Exhausted(socket.socket):
+    """A listening socket whose process has no descriptor left, for a while."""
+
+    failures = 2
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+def test_without_a_descriptor_it_rests_says_so_once_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        plain = open_socket(SocketAddress("127.0.0.1", 0))
+        acceptor = start(sock=Exhausted(plain.family, plain.type, fileno=plain.detach()))
+        client = Client(acceptor)
+        assert await client.ask() == b"x"
+        client.close()
+        await until(lambda: acceptor.open == 0)
+        await acceptor.aclose()
+
+    run(main())
+    assert [record.getMessage() for record in caplog.records] == ["cannot accept: Too many open files; clients wait"]
+
+
+def test_closing_serves_who_already_waits_in_the_backlog() -> None:
+    async def main() -> None:
+        acceptor = start()
+        clients = [Client(acceptor) for _ in range(50)]
+        acceptor.close()
+        assert [await client.ask() for client in clients] == [b"x"] * 50
+        with pytest.raises(ConnectionRefusedError):
+            Client(acceptor)
+        for client in clients:
+            client.close()
+        await until(lambda: acceptor.open == 0)
+        await acceptor.aclose()
+
+    run(main())
+
+
+def test_closing_twice_is_harmless() -> None:
+    async def main() -> None:
+        acceptor = start()
+        acceptor.close()
+        await acceptor.aclose()
+        assert not acceptor.listening
+
+    run(main())
