@@ -17,7 +17,7 @@ from sidecar.admin import views
 from sidecar.admin.context import LOG_LEVELS, AdminContext
 from sidecar.admin.encode import json_response, problem, text_response
 from sidecar.admin.guard import MAX_BODY, add_headers, guard, read_body
-from sidecar.admin.page import CONTENT_SECURITY_POLICY, MAX_ROWS, page_parts
+from sidecar.admin.page import CONTENT_SECURITY_POLICY, page_parts
 from sidecar.errors import UsageError
 from sidecar.proxy.explain import Scene, explain, question, render
 
@@ -45,7 +45,7 @@ async def _view(view: Callable[[AdminContext], object], request: web.Request) ->
 
 
 async def _metrics(request: web.Request) -> web.StreamResponse:
-    return web.Response(body=request.app[CONTEXT].metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    return web.Response(body=await request.app[CONTEXT].metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 async def _page(request: web.Request) -> web.StreamResponse:
@@ -55,7 +55,7 @@ async def _page(request: web.Request) -> web.StreamResponse:
     if asked["url"]:
         found = await _explanation(request)
         answer = found if isinstance(found, str) else render(found)
-    parts = page_parts(views.overview(context, rows=MAX_ROWS), asked, answer)
+    parts = page_parts(views.overview(context), asked, answer)
     headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": CONTENT_SECURITY_POLICY}
     return await text_response(request, (part.encode("utf-8", "replace") for part in parts), headers)
 

@@ -1,12 +1,12 @@
 """AdminContext: everything that the admin surface may ask of the rest. The composition root fills it in.
 
-Callables, not objects: the surface cannot reach further than this list. All of them are called on the event loop and
-must return at once.
+Callables, not objects: the surface cannot reach further than this list. They are called on the event loop and return
+at once, but for what says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,8 @@ class AdminContext:
     """JSON-ready: the last failures and slowest requests."""
     runtime: Callable[[], Mapping[str, Any]]
     """JSON-ready, as in interface.md section 2."""
-    metrics: Callable[[], bytes]
-    """Prometheus text, for `outrider status`."""
+    metrics: Callable[[], Awaitable[bytes]]
+    """Prometheus text, not compressed, for `outrider status`."""
     get_log_level: Callable[[], str]
     set_log_level: Callable[[str], None]
     """Called with one of `LOG_LEVELS`."""

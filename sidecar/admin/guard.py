@@ -57,7 +57,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         return problem(error.status, error.reason, error.text or error.reason)
     except Exception:
-        log.exception("admin request failed", extra={"event": "admin_failed", "path": request.path})
+        log.exception("admin request failed", extra={"event": "internal_error", "fields": {"path": request.path}})
         return problem(500, "Internal Server Error", "the sidecar could not answer; its log says why")
 
 

@@ -12,8 +12,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any, Final
 
-MAX_ROWS: Final = 200
-"""Rows of a table; whoever wants the rest asks for the JSON."""
+from sidecar.admin.views import MAX_ROUTES
 
 STYLE: Final = files("sidecar.admin").joinpath("page.css").read_text("utf-8")
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -107,7 +106,7 @@ def _config(config: Mapping[str, Any], problems: Mapping[str, Any], warnings: Se
             yield f'<h3 class="bad">✗ The newest document ({_text(problems["source"])}, {_text(problems["revision"])}) was refused</h3>'
             yield from _table(problems["problems"], ("line", "column", "path", "message"), "/config/problems")
         if warnings:
-            yield "<h3>Warnings</h3><ul>" + "".join(f"<li>{_text(warning)}</li>" for warning in warnings[:MAX_ROWS]) + "</ul>"
+            yield "<h3>Warnings</h3><ul>" + "".join(f"<li>{_text(warning)}</li>" for warning in warnings[:MAX_ROUTES]) + "</ul>"
 
     return _section("Configuration", content())
 
@@ -181,8 +180,8 @@ def _table(
     yield '<div class="wide" tabindex="0"><table><thead><tr>'
     yield "".join(f'<th scope="col">{column}</th>' for column in columns)
     yield "</tr></thead><tbody>"
-    for row in rows[:MAX_ROWS]:
+    for row in rows[:MAX_ROUTES]:
         yield "<tr>" + "".join(f"<td>{cell(column, row.get(column))}</td>" for column in columns) + "</tr>"
     yield "</tbody></table></div>"
-    if (hidden := max(total, len(rows)) - MAX_ROWS) > 0:
+    if (hidden := max(total, len(rows)) - MAX_ROUTES) > 0:
         yield f'<p>{hidden} more: <a href="{more}">{more}</a></p>'

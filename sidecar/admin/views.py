@@ -13,6 +13,9 @@ from sidecar.observe.text import utc
 
 Json = dict[str, Any]
 
+MAX_ROUTES: Final = 200
+"""Routes of an overview; thousands would hold the loop while they are rendered, and nobody reads them."""
+
 
 def config(context: AdminContext) -> Json:
     """`GET /config`; all null while no valid document has come."""
@@ -92,27 +95,13 @@ def _endpoint(endpoint: EndpointStatus) -> Json:
         "weight": endpoint.weight,
         "inFlight": endpoint.active,
         "requests": endpoint.requests,
+        "uptimeSeconds": context.runtime().get("uptimeSeconds", 0),
         "failures": endpoint.failures,
     }
 
 
-VIEWS: Final[dict[str, Callable[[AdminContext], object]]] = {
-    "/version": lambda _context: versions(),
-    "/config": config,
-    "/config/problems": problems,
-    "/readiness": readiness,
-    "/listeners": listeners,
-    "/upstreams": upstreams,
-    "/connections": lambda context: context.connections(),
-    "/recent": lambda context: context.recent(),
-    "/runtime": lambda context: context.runtime(),
-    "/log-level": lambda context: {"level": context.get_log_level()},
-}
-"""What a plain GET answers, by path."""
-
-
-def overview(context: AdminContext, *, rows: int) -> Json:
-    """What the page for people shows; `rows` bounds the routes, because rendering thousands would hold the loop."""
+def overview(context: AdminContext) -> Json:
+    """`GET /overview`: what the page for people and `outrider status` show, from one instant."""
     active = context.config()
     snapshot = None if active is None else active.snapshot
     routes = () if snapshot is None else snapshot.routes
@@ -126,8 +115,9 @@ def overview(context: AdminContext, *, rows: int) -> Json:
         "warnings": () if snapshot is None else snapshot.warnings,
         "listeners": listeners(context),
         "upstreams": upstreams(context),
-        "routes": [_route(route) for route in routes[:rows]],
+        "routes": [_route(route) for route in routes[:MAX_ROUTES]],
         "routesTotal": len(routes),
+        "uptimeSeconds": context.runtime().get("uptimeSeconds", 0),
         "failures": recent.get("failures", []) if isinstance(recent, dict) else [],
     }
 
@@ -152,3 +142,19 @@ def _match(match: Match) -> str:
     words += [f"{header.name}: {header.value}" for header in match.headers]
     words += [f"?{query.name}={query.value}" for query in match.query_params]
     return " ".join(word for word in words if word)
+
+
+VIEWS: Final[dict[str, Callable[[AdminContext], object]]] = {
+    "/overview": overview,
+    "/version": lambda _context: versions(),
+    "/config": config,
+    "/config/problems": problems,
+    "/readiness": readiness,
+    "/listeners": listeners,
+    "/upstreams": upstreams,
+    "/connections": lambda context: context.connections(),
+    "/recent": lambda context: context.recent(),
+    "/runtime": lambda context: context.runtime(),
+    "/log-level": lambda context: {"level": context.get_log_level()},
+}
+"""What a plain GET answers, by path."""

@@ -19,11 +19,12 @@ _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 class AdminError(OutriderError):
     """The sidecar could not be asked, or refused: `str()` is one line for a person.
 
-    `unreachable`: nobody answered, so asking again later may help.
+    `unreachable`: nobody answered, so asking again later may help. `status` and `detail`: of a refusal.
     """
 
-    def __init__(self, message: str, *, unreachable: bool = False, status: int = 0) -> None:
+    def __init__(self, message: str, *, unreachable: bool = False, status: int = 0, detail: str = "") -> None:
         super().__init__(message)
+        self.detail = detail
         self.unreachable = unreachable
         self.status = status
 
@@ -83,7 +84,8 @@ class AdminClient:
         if len(answer) > MAX_ANSWER:
             raise AdminError(f"{self.address}{path}: the answer is longer than {MAX_ANSWER >> 20} MiB")
         if status != http.client.OK:
-            raise AdminError(f"{self.address}{path}: {status} {_detail(answer)}", status=status)
+            detail = _detail(answer)
+            raise AdminError(f"{self.address}: {method} {path.partition('?')[0]}: {status} {detail}", status=status, detail=detail)
         return answer
 
     def _decode(self, path: str, answer: bytes) -> Any:

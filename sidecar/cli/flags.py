@@ -20,7 +20,7 @@ class _FromVariable(str):
 
 
 def add_flag(
-    parser: argparse.ArgumentParser, name: str, *, parse: Callable[[str], Any] = str, default: str | None = None, **options: Any
+    parser: argparse._ActionsContainer, name: str, *, parse: Callable[[str], Any] = str, default: str | None = None, **options: Any
 ) -> None:
     """Add `name` to `parser`; its variable, when set and not empty, takes the place of `default`.
 
@@ -51,11 +51,13 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def add_admin_flag(parser: argparse._ActionsContainer) -> None:
-    """`--admin URL`, or `OUTRIDER_ADMIN`, or what the sidecar itself was told with `OUTRIDER_ADMIN_ADDRESS`."""
-    default = os.environ.get("OUTRIDER_ADMIN") or os.environ.get("OUTRIDER_ADMIN_ADDRESS") or DEFAULT_ADMIN
-    parser.add_argument(
-        "--admin", metavar="URL", default=default, help=f"admin address of the sidecar, or unix:PATH (default {DEFAULT_ADMIN})"
-    )
+    """`--admin URL`; `admin_address` tells what it comes to."""
+    parser.add_argument("--admin", metavar="URL", help=f"admin address of the sidecar, or unix:PATH (default {DEFAULT_ADMIN})")
+
+
+def admin_address(args: argparse.Namespace) -> str:
+    """`--admin`, else `OUTRIDER_ADMIN`, else what the sidecar itself was told with `OUTRIDER_ADMIN_ADDRESS`, else the default."""
+    return args.admin or os.environ.get("OUTRIDER_ADMIN") or os.environ.get("OUTRIDER_ADMIN_ADDRESS") or DEFAULT_ADMIN
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
