@@ -26,7 +26,7 @@ _size_line: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?)*'
 ).fullmatch
 # What a size line may look like before its end has come.
-_size_line_begin: Final = re.compile(rb"(?:[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15};[\t -~\x80-\xff]*)\r?").fullmatch
+_size_line_begin: Final = re.compile(rb"[0-9A-Fa-f]{0,15}|[0-9A-Fa-f]{1,15}(?:;[\t -~\x80-\xff]*)?\r?").fullmatch
 
 _CACHED_SIZES: Final = 1024
 _sizes: Final[dict[bytes, int]] = {}
