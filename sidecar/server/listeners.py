@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from sidecar.http1.server_connection import ServerConnection
 from sidecar.model.snapshot import Listener, Mode
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.timekeeper import Timed, Timekeeper
-from sidecar.server.port import Handler, Port, Watcher, port_key
+from sidecar.server.port import TURNS, Handler, Port, Watcher, port_key
 from sidecar.server.sockets import BindError
 from sidecar.tasks import cancel_and_wait, create_task
-
-_TURNS: Final = 5
-"""Turns of the loop in which a connection that was told to go, and has nothing to say, is gone."""
 
 
 class ListenerError(BindError):
@@ -178,7 +175,7 @@ class Listeners:
 
     async def _until_empty(self, ports: list[Port], deadline: float, now: asyncio.Event) -> None:
         """Until no connection is left; those that wait for nothing close by themselves."""
-        for _ in range(_TURNS):
+        for _ in range(TURNS):
             await asyncio.sleep(0)
         ends = [create_task(_all_emptied(ports), name="drained"), create_task(now.wait(), name="now")]
         try:

@@ -16,6 +16,8 @@ from sidecar.server.sockets import SocketAddress, listener_address, open_socket
 
 Handler = Callable[[ServerConnection], Coroutine[Any, Any, None]]
 """Serves one connection from its first request to its last."""
+TURNS: Final = 5
+"""Turns of the loop in which a connection that was told to go, and has nothing to say, is gone."""
 _LATE_SECONDS: Final = 0.25
 
 
@@ -113,8 +115,8 @@ class Port:
         """Cut every connection but those `spared`; returns how many."""
         doomed = [connection for connection in self.connections if connection not in spared]
         for connection in doomed:
-            connection.closed = True
-            connection.transport.abort()  # also when it is closed and its peer is slow to take the rest
+            connection.closed = False  # closed, too, it can be waiting for a peer that is slow to take the rest
+            connection.abort()
         return len(doomed)
 
     async def emptied(self) -> None:

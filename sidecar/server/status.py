@@ -19,6 +19,7 @@ from sidecar.protocol.head import HeadLimits
 from sidecar.protocol.status_line import status_line
 from sidecar.server.acceptor import Acceptor
 from sidecar.server.lifecycle import Check
+from sidecar.server.port import TURNS
 from sidecar.server.sockets import SocketAddress, open_socket
 
 _LIMITS: Final = HeadLimits(max_bytes=8 * 1024, max_fields=64, max_target=1024)
@@ -43,7 +44,7 @@ class StatusServer:
         self._checks = checks
         self._metrics = metrics
         idle = IdleQueue(asyncio.get_running_loop(), _IDLE_TIMEOUT)
-        settings = ServerSettings(_LIMITS, _HEADER_TIMEOUT, 1, idle)
+        settings = ServerSettings(_LIMITS, _HEADER_TIMEOUT, 0, idle)  # a body is never read
         self._owner = Owner("status", settings, self._serve, _ignore, self._closed)
         self._left = asyncio.Event()
         self._acceptor = Acceptor(open_socket(address), lambda: ServerConnection(self._owner), name="status", limit=_MAX_CONNECTIONS)
@@ -59,8 +60,12 @@ class StatusServer:
         self._left.set()
 
     async def aclose(self) -> None:
-        """Stop listening and cut what is open."""
+        """Stop listening; idle connections end, others are cut."""
         await self._acceptor.aclose()
+        for connection in list(self._owner.connections):
+            connection.drain_soon()
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         for connection in list(self._owner.connections):
             connection.abort()
         while self._owner.connections:

@@ -26,7 +26,22 @@ def test_an_address_is_written_as_host_and_port_or_as_a_unix_path(text: str, add
     assert parse_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "15021", ":15021", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٣", "::1:80", "example.com:80", "unix:", "unix:/" + "x" * 200])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "15021",
+        ":15021",
+        "127.0.0.1:",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "127.0.0.1:٣",
+        "::1:80",
+        "example.com:80",
+        "unix:",
+        "unix:/" + "x" * 200,
+    ],
+)
 def test_what_is_no_address_is_refused_in_words(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_address(text)
@@ -80,7 +95,10 @@ def test_a_narrower_address_on_the_same_port_can_be_bound_beside_the_one_that_le
 
 
 def test_sharing_a_port_is_not_left_on() -> None:
-    with open_socket(SocketAddress("0.0.0.0", 0)) as leaving, open_socket(SocketAddress("127.0.0.1", bound_address(leaving).port), beside=(leaving,)) as new:
+    with (
+        open_socket(SocketAddress("0.0.0.0", 0)) as leaving,
+        open_socket(SocketAddress("127.0.0.1", bound_address(leaving).port), beside=(leaving,)) as new,
+    ):
         assert [sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in (leaving, new)] == [0, 0]
 
 
