@@ -21,7 +21,7 @@ lint: $(READY) ## style and common mistakes
 	@$(BIN)/ruff check && $(BIN)/ruff format --check
 
 type: $(READY) ## types, strict
-	@$(BIN)/mypy && $(BIN)/mypy -p support
+	@$(BIN)/mypy
 
 arch: $(READY) ## who may import whom
 	@$(BIN)/lint-imports --no-cache
@@ -41,6 +41,7 @@ docs: $(READY) ## write docs/configuration.md from the model again
 lock: .cache/uv/bin/uv ## resolve the dependencies again (UPGRADE=--upgrade for newer ones)
 	@$(UV) $(UPGRADE) pyproject.toml --output-file requirements.lock
 	@$(UV) $(UPGRADE) pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(UV) $(UPGRADE) bench/requirements.in --output-file bench/requirements.lock
 
 clean: ## remove everything that is made here, .venv too
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .hypothesis bench/out dist && find . -name __pycache__ -prune -exec rm -rf {} +

@@ -79,7 +79,7 @@ class Sidecar:
         flags = [f"--config={document}", f"--state-dir={folder / 'state'}", "--log-format=json"]
         flags += [f"--status-address=127.0.0.1:{free_port(15021)}", f"--admin-address=127.0.0.1:{free_port(15020)}"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*SIDECAR, "run", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*SIDECAR, "run", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def lines(self) -> list[dict[str, Any]]:
         found = []
