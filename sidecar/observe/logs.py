@@ -19,30 +19,29 @@ logger: Final = logging.getLogger("outrider")
 
 LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS: Final = ("auto", "json", "console")
+STANDARD: Final = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "event", "fields"])
+"""Attributes of a record that are not fields of ours."""
 MAX_VALUE: Final = 16 * 1024
 """Characters of one value; a traceback fits."""
 
 
 class Event(StrEnum):
-    """Every `event` a log line can carry, besides `access`."""
+    """Every `event` a log line can carry, besides `access`. Layers below this one name theirs in `extra={"event": ...}`."""
 
     STARTING = "starting"
     READY = "ready"
     CONFIG_APPLIED = "config_applied"
-    CONFIG_UNCHANGED = "config_unchanged"
     CONFIG_REJECTED = "config_rejected"
     CONFIG_WARNING = "config_warning"
     CONFIG_SOURCE_LOST = "config_source_lost"
     CONFIG_SOURCE_BACK = "config_source_back"
     LAST_GOOD_USED = "last_good_used"
     LAST_GOOD_FAILED = "last_good_failed"
-    LISTENER_OPENED = "listener_opened"
-    LISTENER_CLOSED = "listener_closed"
     LISTENER_FAILED = "listener_failed"
     ENDPOINT_EJECTED = "endpoint_ejected"
     ENDPOINT_RESTORED = "endpoint_restored"
-    UPSTREAM_UNRESOLVED = "upstream_unresolved"
-    UPSTREAM_RESOLVED = "upstream_resolved"
+    DNS_FAILED = "dns_failed"
+    SOCKETS_EXHAUSTED = "sockets_exhausted"
     RESOURCE_LIMIT = "resource_limit"
     LOG_LEVEL_CHANGED = "log_level_changed"
     DRAINING = "draining"
@@ -51,7 +50,6 @@ class Event(StrEnum):
     TASK_FAILED = "task_failed"
     OBSERVER_FAILED = "observer_failed"
     INTERNAL_ERROR = "internal_error"
-    ADMIN = "admin"
     LOG = "log"
     """A record that names no event: a library's."""
 
@@ -133,7 +131,7 @@ def json_line(record: logging.LogRecord) -> bytes:
         "event": _event(record),
         "message": record.getMessage()[:MAX_VALUE],
     }
-    for name, value in getattr(record, "fields", {}).items():
+    for name, value in _fields(record).items():
         document.setdefault(name, value)
     if record.name != logger.name:
         document["logger"] = record.name
@@ -157,6 +155,12 @@ def console_line(record: logging.LogRecord) -> bytes:
 
 def _event(record: logging.LogRecord) -> str:
     return str(getattr(record, "event", Event.LOG.value))
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What `event` was given, and whatever else came in `extra`."""
+    further = {name: value for name, value in vars(record).items() if name not in STANDARD}
+    return {**getattr(record, "fields", {}), **further}
 
 
 def _exception(record: logging.LogRecord) -> str:

@@ -270,7 +270,42 @@ def test_the_process_its_version_and_the_losses_of_the_log_are_shown():
     assert series(samples, "python_info")
 
 
-TABLE = ["requests_total", "request_duration_seconds", "upstream_response_duration_seconds", "request_bytes_total", "response_bytes_total", "active_requests", "active_tunnels", "attempts_total", "retries_total", "retries_skipped_total", "timeouts_total", "downstream_connections_active", "downstream_connections_total", "upstream_connections_open", "upstream_connects_total", "upstream_connect_duration_seconds", "upstream_pending_requests", "upstream_endpoints", "rejected_messages_total", "config_updates_total", "config_info", "config_last_applied_timestamp_seconds", "config_rejected", "config_source_connected", "event_loop_lag_seconds", "file_descriptors", "file_descriptors_limit", "memory_usage_bytes", "memory_limit_bytes", "cpu_throttled_seconds_total", "network_receive_bytes_total", "network_transmit_bytes_total", "log_lines_dropped_total", "build_info"]
+TABLE = [
+    "requests_total",
+    "request_duration_seconds",
+    "upstream_response_duration_seconds",
+    "request_bytes_total",
+    "response_bytes_total",
+    "active_requests",
+    "active_tunnels",
+    "attempts_total",
+    "retries_total",
+    "retries_skipped_total",
+    "timeouts_total",
+    "downstream_connections_active",
+    "downstream_connections_total",
+    "upstream_connections_open",
+    "upstream_connects_total",
+    "upstream_connect_duration_seconds",
+    "upstream_pending_requests",
+    "upstream_endpoints",
+    "rejected_messages_total",
+    "config_updates_total",
+    "config_info",
+    "config_last_applied_timestamp_seconds",
+    "config_rejected",
+    "config_source_connected",
+    "event_loop_lag_seconds",
+    "file_descriptors",
+    "file_descriptors_limit",
+    "memory_usage_bytes",
+    "memory_limit_bytes",
+    "cpu_throttled_seconds_total",
+    "network_receive_bytes_total",
+    "network_transmit_bytes_total",
+    "log_lines_dropped_total",
+    "build_info",
+]
 
 
 def test_every_metric_of_the_table_is_announced_with_its_type_even_before_it_has_samples():
