@@ -80,6 +80,15 @@ class KeepAlive:
             self._learned = self._forget_at = NEVER
 
 
+def announced_timeout(value: bytes) -> int | None:
+    """Seconds that a `Keep-Alive` field announces (`timeout=5, max=100`), None when it does not say."""
+    for parameter in value.lower().split(b","):
+        name, _, seconds = parameter.partition(b"=")
+        if name.strip() == b"timeout" and (digits := seconds.strip(b' \t"')).isdigit() and len(digits) < 10:
+            return int(digits)
+    return None
+
+
 def _alike(one: float, other: float) -> bool:
     """Servers that look for idle connections now and then close them up to twice as late as they say."""
     return max(one, other) <= 2 * min(one, other) + MARGIN_MIN

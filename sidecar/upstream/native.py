@@ -19,6 +19,7 @@ from sidecar.model.stream import ByteStream
 from sidecar.observe.observer import Observer
 from sidecar.policy.deadline import Deadlines
 from sidecar.upstream.connect import open_connection
+from sidecar.upstream.keepalive import announced_timeout
 from sidecar.upstream.pool import Pool
 from sidecar.upstream.transport import InboundResponse
 
@@ -73,10 +74,13 @@ class NativeTransport:
         attempt.connected_at = now
         idle_since = connection.idle_since
         try:
-            return await connection.exchange(request, attempt, deadlines, on_interim, pool.release)
+            response = await connection.exchange(request, attempt, deadlines, on_interim, pool.release)
         except StaleConnection:
             pool.went_stale(endpoint, now - idle_since)
             raise
+        if not attempt.reused:  # what a server says once it says always
+            self._hear_keep_alive(response.head)
+        return response
 
     async def connect(self, endpoint: Endpoint, attempt: Attempt, deadlines: Deadlines) -> ByteStream:
         """See Transport.connect: a connection of its own, which no pool limit counts and no pool ever sees."""
@@ -85,6 +89,11 @@ class NativeTransport:
     async def aclose(self) -> None:
         """Close idle connections now; the others are closed when their exchanges end."""
         await self.pool.aclose()
+
+    def _hear_keep_alive(self, head: ResponseHead) -> None:
+        for _, name, value in head.fields:
+            if name == b"keep-alive" and (seconds := announced_timeout(value)) is not None:
+                self.pool.announced(seconds)
 
     async def _open(self, endpoint: Endpoint, attempt: Attempt, deadlines: Deadlines) -> UpstreamConnection:
         """Look up, connect, hand over: all of it on the `connect` clock."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 import pytest
 import uvloop
@@ -31,7 +32,7 @@ class Followed:
     def hosts(self) -> list[str]:
         return [endpoint.host for endpoint in self.set.endpoints]
 
-    async def __aenter__(self) -> Followed:
+    async def __aenter__(self) -> Self:
         await self.set.settled()
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.policy.deadline import NEVER
-from sidecar.upstream.keepalive import CONFIRMED_FOR, UNCONFIRMED_FOR, KeepAlive
+from sidecar.upstream.keepalive import CONFIRMED_FOR, UNCONFIRMED_FOR, KeepAlive, announced_timeout
 
 
 def test_until_something_is_learned_the_configured_limit_holds() -> None:
@@ -81,3 +81,20 @@ def test_switched_off_it_learns_nothing() -> None:
     keep_alive.closed_by_server(1.0, 0.0)
     keep_alive.announced(1)
     assert keep_alive.limit(0.0) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"timeout=5", 5),
+        (b"max=100, Timeout = 15", 15),
+        (b'timeout="5"', 5),
+        (b"max=100", None),
+        (b"timeout=", None),
+        (b"timeout=-1", None),
+        (b"timeout=" + b"9" * 99, None),
+        (b"", None),
+    ],
+)
+def test_the_keep_alive_field_is_read_as_servers_write_it(value: bytes, seconds: int | None) -> None:
+    assert announced_timeout(value) == seconds
