@@ -67,6 +67,8 @@ class ChunkedDecoder:
         size = len(data)
         while not self.done:
             state = self._state
+            if state == _SIZE:
+                position = _whole_chunks(data, position, out)
             if state == _DATA:
                 stop = position + self._left
                 if stop > size:
@@ -163,6 +165,22 @@ class ChunkedDecoder:
     def _bad(self, rejection: Rejection, detail: str) -> BadMessage:
         phase = None if self._reason is Reason.HTTP_REQUEST_ERROR else Phase.BODY
         return BadMessage(rejection, detail, reason=self._reason, phase=phase)
+
+
+def _whole_chunks(data: bytes, position: int, out: list[bytes]) -> int:
+    """The fast path: appends the chunks that are whole in `data` and of a size seen before; returns where they end."""
+    while True:
+        end = data.find(b"\r\n", position, position + MAX_SIZE_DIGITS + 2)
+        if end < 0:
+            return position
+        left = _known_size(data[position:end])
+        if not left:
+            return position
+        stop = end + 2 + left
+        if data[stop : stop + 2] != b"\r\n":
+            return position
+        out.append(data[end + 2 : stop])
+        position = stop + 2
 
 
 def encode_chunk(data: bytes) -> tuple[bytes, bytes, bytes]:
