@@ -15,7 +15,6 @@ from sidecar.observe.logs import Event, event
 from sidecar.server.listeners import Listeners
 from sidecar.tasks import cancel_and_wait, create_task
 
-_BEAT_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
 """How often a drain looks for exchanges. Looking costs the hot path nothing; being told by each of them would."""
 _STUCK_SECONDS: Final = 10.0
@@ -41,38 +40,16 @@ class Check:
     detail: str = ""
 
 
-class Heartbeat:
-    """Notes once a second that the loop came round."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._at = loop.time()
-        self._timer = loop.call_later(_BEAT_SECONDS, self._beat)
-
-    def _beat(self) -> None:
-        self._at = self._loop.time()
-        self._timer = self._loop.call_later(_BEAT_SECONDS, self._beat)
-
-    def check(self) -> Check:
-        """Whether it came round lately."""
-        age = self._loop.time() - self._at
-        return Check("event-loop", age < _STUCK_SECONDS, f"no heartbeat for {age:.0f}s")
-
-    def close(self) -> None:
-        """Stop."""
-        self._timer.cancel()
-
-
 class Lifecycle:
     """Decides when what closes. The composition root says what has happened; probes and admin ask."""
 
-    def __init__(self, listeners: Listeners, timing: Callable[[], Timing]) -> None:
-        """`timing`: the active document's `lifecycle`, asked when a drain begins."""
+    def __init__(self, listeners: Listeners, timing: Callable[[], Timing], heartbeat_age: Callable[[], float]) -> None:
+        """`timing`: the active document's `lifecycle`, asked when a drain begins. `heartbeat_age`: the event loop's, seconds."""
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._listeners = listeners
         self._timing = timing
-        self._heartbeat = Heartbeat(loop)
+        self._heartbeat_age = heartbeat_age
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         """No drainDelay."""
@@ -119,7 +96,8 @@ class Lifecycle:
 
     def liveness(self) -> list[Check]:
         """`/livez`."""
-        return [self._heartbeat.check()]
+        age = self._heartbeat_age()
+        return [Check("event-loop", age < _STUCK_SECONDS, f"no heartbeat for {age:.0f}s")]
 
     # -- drain
 
@@ -175,7 +153,6 @@ class Lifecycle:
 
     async def aclose(self) -> None:
         """Nothing of ours runs afterwards."""
-        self._heartbeat.close()
         if self._inbound is not None:
             await cancel_and_wait([self._inbound])
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import uvloop
+
 from sidecar.server.acceptor import Acceptor
 from sidecar.server.sockets import SocketAddress, open_socket
 

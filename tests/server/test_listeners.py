@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import uvloop
+from support.client import RawClient
+
 from sidecar.errors import ProxyError
 from sidecar.http1.server_connection import ServerConnection
 from sidecar.model.snapshot import Listener, Mode
 from sidecar.proxy.timekeeper import Timekeeper
 from sidecar.server.listeners import ListenerError, Listeners
 from sidecar.server.port import Watcher
-from support.client import RawClient
 
 IN = Listener(name="in", port=0, bind="127.0.0.1", mode=Mode.REVERSE)
 OUT = Listener(name="out", port=0, bind="127.0.0.1", mode=Mode.FORWARD)

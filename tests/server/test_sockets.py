@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from sidecar.server.sockets import BindError, SocketAddress, bound_address, close_socket, listener_address, open_socket, parse_address
 
 LOOPBACK = SocketAddress("127.0.0.1", 0)

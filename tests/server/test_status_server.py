@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvloop
+from support.client import RawClient
+
 from sidecar.server.lifecycle import Check
 from sidecar.server.sockets import SocketAddress
 from sidecar.server.status import Page, StatusServer, render_checks
-from support.client import RawClient
 
 GOOD = [Check("config", ok=True), Check("draining", ok=True)]
 BAD = [Check("config", ok=False, detail="no valid document yet"), Check("draining", ok=True)]
