@@ -53,7 +53,8 @@ def compile_document(document: Document, *, revision: str = "", digest: str = ""
         try:
             next(slices)
         except StopIteration as stop:
-            return stop.value
+            snapshot: Snapshot = stop.value
+            return snapshot
 
 
 def compile_in_slices(
@@ -123,7 +124,7 @@ def _upstream(doc: UpstreamDoc) -> model.Upstream:
     return model.Upstream(
         name=doc.name,
         targets=tuple(values.make_target(target.url, target.weight) for target in doc.targets or ()),
-        dns=None if doc.dns is None else model.DnsName(values.hostname(doc.dns.host), doc.dns.port),
+        dns=None if doc.dns is None else model.DnsName(host=values.hostname(doc.dns.host), port=doc.dns.port),
         connect_timeout=values.seconds(doc.connect_timeout),
         pool=_pool(doc.connection_pool),
         load_balancer=_balancer(doc.load_balancer),
@@ -218,7 +219,8 @@ def _paths(doc: PathModifierDoc | None) -> dict[str, Any]:
 
 
 def _rewrite(doc: UrlRewriteDoc) -> model.UrlRewrite:
-    return model.UrlRewrite(hostname=None if doc.hostname is None else values.hostname(doc.hostname), **_paths(doc.path))
+    host = None if doc.hostname is None else values.hostname(doc.hostname)
+    return model.UrlRewrite(hostname=f"[{host}]" if host and ":" in host else host, **_paths(doc.path))
 
 
 def _redirect(doc: RedirectDoc) -> model.Redirect:

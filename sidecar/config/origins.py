@@ -38,23 +38,31 @@ def lines_of_plain(value: Any) -> Lines:
 
 
 class Origins:
-    """Answers for any path of the document. Kept packed: it is asked seldom, and 5,000 routes have 100,000 lines."""
+    """Answers for any path of the document.
 
-    __slots__ = ("_packed",)
+    It is asked seldom and 5,000 routes have 100,000 lines, so each item of a top-level list is kept packed.
+    """
+
+    __slots__ = ("_lines",)
 
     def __init__(self, lines: Lines = None) -> None:
-        self._packed = msgspec.msgpack.encode(lines)
+        self._lines = lines
 
     @classmethod
-    def unpack(cls, packed: bytes) -> Origins:
-        """From what `pack` gave."""
-        origins = cls()
-        origins._packed = packed
-        return origins
+    def packing(cls, lines: Lines) -> Origins:
+        """From what `lines_of` gave."""
+        if not isinstance(lines, list) or not isinstance(lines[1], dict):
+            return cls(lines)
+        return cls([lines[0], {key: _packed_items(section) for key, section in lines[1].items()}])
 
-    def pack(self) -> bytes:
+    @classmethod
+    def decode(cls, data: bytes) -> Origins:
+        """From what `encode` gave."""
+        return cls(msgspec.msgpack.decode(data))
+
+    def encode(self) -> bytes:
         """For another process."""
-        return self._packed
+        return msgspec.msgpack.encode(self._lines)
 
     def of(self, path: str) -> str:
         """`line 14`, `defaults (line 40)` or `built-in` for a path such as `routes[3].timeouts.request`.
@@ -62,7 +70,7 @@ class Origins:
         `document` stands for `line N` where the lines of a large JSON document are not known. A list or mapping has
         the line where it begins.
         """
-        lines = msgspec.msgpack.decode(self._packed)
+        lines = self._lines
         steps = tuple(int(index) if index else name for index, name in _step.findall(path))
         line = _find(lines, steps)
         if line is not None:
@@ -70,6 +78,12 @@ class Origins:
         inherited = _inherited(lines, steps)
         line = None if inherited is None else _find(lines, inherited)
         return BUILT_IN if line is None else f"defaults ({_place(line)})"
+
+
+def _packed_items(section: Lines) -> Lines:
+    if isinstance(section, list) and isinstance(section[1], list):
+        return [section[0], [msgspec.msgpack.encode(item) for item in section[1]]]
+    return section
 
 
 def _place(line: int) -> str:
@@ -90,15 +104,20 @@ def _inherited(lines: Lines, steps: Path) -> Path | None:
 def _find(lines: Lines, steps: Path) -> int | None:
     """The line of what is given at `steps`; None when nothing is."""
     for step in steps:
-        children = lines[1] if isinstance(lines, list) else None
-        lines = _child(children, step)
+        lines = _child(_opened(lines), step)
         if lines is None:
             return None
+    lines = _opened(lines)
     line: int | None = lines[0] if isinstance(lines, list) else lines
     return line
 
 
-def _child(children: Any, step: Step) -> Lines:
+def _opened(lines: Lines) -> Lines:
+    return msgspec.msgpack.decode(lines) if isinstance(lines, bytes) else lines
+
+
+def _child(lines: Lines, step: Step) -> Lines:
+    children = lines[1] if isinstance(lines, list) else None
     if isinstance(children, dict):
         return children.get(step)
     if isinstance(children, list) and isinstance(step, int) and step < len(children):

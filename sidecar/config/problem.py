@@ -34,7 +34,7 @@ class Problem(Struct, frozen=True):
         return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
 
 
-class ConfigRejected(OutriderError):  # noqa: N818 - it reports a decision
+class ConfigRejected(OutriderError):
     """A document cannot become active. `problems` is never empty."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
