@@ -30,8 +30,8 @@ def routes(*specs):
     """(name, matches or one match, hostnames...) triples in document order."""
     made = []
     for index, (name, matches, *hostnames) in enumerate(specs):
-        matches = (matches,) if isinstance(matches, Match) else tuple(matches)
-        made.append(Route(name=name, index=index, hostnames=tuple(hostnames), matches=matches))
+        several = (matches,) if isinstance(matches, Match) else tuple(matches)
+        made.append(Route(name=name, index=index, hostnames=tuple(hostnames), matches=several))
     return made
 
 
