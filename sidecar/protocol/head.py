@@ -82,8 +82,9 @@ def response_looks_wrong(data: bytes | bytearray, start: int = 0) -> BadMessage 
 def _has_stray_bytes(data: bytes | bytearray, start: int) -> bool:
     """Whether `data[start:]` has a control character, or a line end that is not CRLF (one may be cut in two)."""
     begin = start - 1 if start and data[start - 1] == 0x0D else start
-    odd = data[begin:].translate(None, GOOD).replace(b"\r\n", b"")
-    return bool(odd) and not (odd == b"\r" and data.endswith(b"\r"))
+    fresh = data[begin:]
+    odd = len(fresh.translate(None, GOOD)) - 2 * fresh.count(b"\r\n")
+    return odd > fresh.endswith(b"\r")
 
 
 def overflow(data: bytes | bytearray, limits: HeadLimits) -> BadMessage:

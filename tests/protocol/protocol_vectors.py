@@ -41,7 +41,7 @@ class RequestReader:
         return self._read_head() if self.head is None else self._read_body(self.head)
 
     def _read_head(self) -> bool:
-        if self.scanned <= 1 and self.buffer.startswith(b"\r\n"):
+        while self.scanned <= 1 and self.buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2
             self.buffer, self.scanned = self.buffer[2:], 0
         end = find_end(self.buffer, max(self.scanned - 3, 0))
         if end < 0:

@@ -190,6 +190,7 @@ def test_an_unfinished_head_that_is_too_long_is_blamed_on_its_target_only_when_t
         (b"GET / HTTP/1.1\r\nA\x01", Rejection.BAD_FIELD_NAME),
         (b"GET / HTTP/1.1\r\nA: \x01", Rejection.BAD_FIELD_VALUE),
         (b"G=(T / HTTP/1.1\r\n", Rejection.BAD_REQUEST_LINE),
+        (b"GET / HTTP/1.1\r\n\r\t\n", Rejection.BARE_LF),
     ],
 )
 def test_what_cannot_become_a_head_is_told_early(data, rejection):
