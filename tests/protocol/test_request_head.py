@@ -12,7 +12,7 @@ from sidecar.protocol import fields as field_rules
 from sidecar.protocol.head import HeadLimits, RequestHead, find_end, looks_wrong, overflow, parse_request_head
 
 MAX_CUTS = 400
-"""A vector's first bytes are cut one by one; of longer ones the rest is filler."""
+"""Vectors up to this length are cut everywhere; in longer ones only the first bytes are no filler."""
 
 
 def refusal(block: bytes) -> int | None:
@@ -33,7 +33,7 @@ def test_a_message_that_must_be_refused_is_refused_however_it_is_cut(data, statu
     assert whole.error is not None, why
     assert whole.error.status == status
     assert not whole.messages
-    for cut in range(1, min(len(data), MAX_CUTS)):
+    for cut in range(1, len(data) if len(data) <= MAX_CUTS else 60):
         reader = read(data, cut)
         assert reader.error is not None, (why, cut)
         assert reader.error.status == status, (why, cut)
