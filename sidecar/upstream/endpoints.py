@@ -18,7 +18,7 @@ from sidecar.model.endpoint import Endpoint
 from sidecar.model.reason import Reason
 from sidecar.model.snapshot import DnsName, Target
 from sidecar.tasks import cancel_and_wait, create_task
-from sidecar.upstream.resolver import Resolver
+from sidecar.upstream.resolver import TTL_MAX, Resolver
 
 log = logging.getLogger("outrider")
 
@@ -157,7 +157,7 @@ class DnsEndpoints:
         self.problem = ""
         self._take(answer.addresses)
         ttl = max(answer.expires_at - asyncio.get_running_loop().time(), REFRESH_GAP)
-        return min(ttl, 300.0) * (1 + JITTER * random.random())
+        return min(ttl, TTL_MAX) * (1 + JITTER * random.random())
 
     def _keep_last(self, error: UpstreamError) -> float:
         self._failures += 1

@@ -64,7 +64,7 @@ class NativeTransport:
         """See Transport.send. With an idle connection at hand it first suspends where the response is awaited."""
         pool = self.pool
         now = self._loop.time()
-        attempt.reused = False
+        attempt.phase, attempt.reused = Phase.POOL, False
         connection = pool.try_take(endpoint, now)
         if connection is None:
             connection = await pool.acquire(endpoint, attempt, deadlines)
@@ -104,14 +104,14 @@ class NativeTransport:
             addresses = () if endpoint.unix_path else await self._addresses(endpoint)
             connection = await open_connection(endpoint, addresses)
         except UpstreamError as error:
+            deadlines.disarm_phase()
             self._failed(endpoint, error.reason, started)
             raise
         except asyncio.CancelledError:
-            fired = deadlines.fired(self._loop.time())
+            fired = deadlines.fired(self._loop.time())  # the clock stays armed: whoever cancelled us may still ask it
             self._failed(endpoint, _INTERRUPTED.get(fired, Reason.CLIENT_CLOSED) if fired else Reason.CLIENT_CLOSED, started)
             raise
-        finally:
-            deadlines.disarm_phase()
+        deadlines.disarm_phase()
         attempt.connected_at = self._loop.time()
         self._observer.upstream_connected(self.config.name, SUCCESS, attempt.connected_at - started)
         return connection

@@ -58,7 +58,7 @@ class Resolver:
         if answer is None and not fresh:
             answer = self._cached(host)
         if answer is None:
-            answer = await asyncio.shield(self._ask(host))
+            answer = await self._join(self._ask(host))
         if answer.error is not None:
             raise UpstreamError(answer.error.reason, f"{host}: {answer.error.detail}", phase=Phase.CONNECT)
         return answer
@@ -85,12 +85,21 @@ class Resolver:
 
     def _ask(self, host: str) -> asyncio.Task[Answer]:
         if self._closed:
-            raise UpstreamError(Reason.DNS_ERROR, "the resolver is closed", phase=Phase.CONNECT)
+            raise _closed()
         task = self._asking.get(host)
         if task is None:
             task = self._asking[host] = create_task(self._question(host), name=f"resolve {host}")
             task.add_done_callback(lambda _: self._asking.pop(host, None))
         return task
+
+    async def _join(self, asking: asyncio.Task[Answer]) -> Answer:
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if asking.cancelled() and task is not None and not task.cancelling():  # not we: the question
+                raise _closed() from None
+            raise
 
     async def _question(self, host: str) -> Answer:
         loop = asyncio.get_running_loop()
@@ -109,6 +118,10 @@ class Resolver:
         if len(self._cache) > ENTRIES_MAX:
             self._cache.popitem(last=False)
         return answer
+
+
+def _closed() -> UpstreamError:
+    return UpstreamError(Reason.DNS_ERROR, "the resolver is closed", phase=Phase.CONNECT)
 
 
 def _without_asking(host: str) -> Answer | None:

@@ -198,6 +198,19 @@ def test_when_a_connection_ends_while_others_wait_one_of_them_gets_its_slot() ->
     uvloop.run(main())
 
 
+def test_a_connection_that_dies_on_its_way_to_who_waits_is_replaced() -> None:
+    async def main() -> None:
+        async with stage(max_connections=1) as s:
+            connection = await s.take()
+            waiting = s.waiting()
+            await until(lambda: s.pool.pending == 1)
+            s.give(connection)
+            connection.abort()
+            assert await waiting is not connection
+
+    uvloop.run(main())
+
+
 def test_when_a_connect_fails_while_others_wait_one_of_them_gets_its_slot() -> None:
     async def main() -> None:
         async with stage(max_connections=1) as s:

@@ -189,6 +189,7 @@ def test_what_the_connect_clock_interrupts_is_observed_as_a_timeout_and_a_client
                 assert clocks.phase_clock is Clock.CONNECT
                 await cancel(task)
                 assert native._observer.connects == [("app", result)]
+                assert (clocks.fired(asyncio.get_running_loop().time()) is Clock.CONNECT) is (result == "connection_timeout")
                 assert bool(failures) is (result == "connection_timeout")
 
     uvloop.run(main())
