@@ -99,7 +99,7 @@ def literal_address(host: str) -> Address | None:
 
 
 def _plain(host: str) -> str:
-    if host.startswith("[") and host.endswith("]"):
+    if host.startswith("[") and host.endswith("]") and ":" in host:
         return host[1:-1].lower()
     return host.lower().removesuffix(".")
 
