@@ -49,9 +49,7 @@ def rewrite_target(rewrite: UrlRewrite, target: bytes, prefix: bytes) -> bytes:
     return _replace_path(rewrite.replace_full_path, rewrite.replace_prefix_match, target, prefix)
 
 
-def redirect_location(  # noqa: PLR0917 - the parts of a URL in their usual order
-    redirect: Redirect, scheme: str, host: bytes, port: int | None, target: bytes, prefix: bytes
-) -> bytes:
+def redirect_location(redirect: Redirect, scheme: str, host: bytes, port: int | None, target: bytes, prefix: bytes) -> bytes:
     """The value of `Location` (Gateway API HTTPRequestRedirectFilter); the query is kept.
 
     `scheme`, `host` (without port; IPv6 with or without brackets) and `port` (None: it had none) are those that the client used. Port: the filter's own;
