@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Final
 
 from sidecar.model.exchange import Exchange
-from sidecar.model.head import RequestHead
 from sidecar.model.reason import Reason
 from sidecar.model.snapshot import AccessLog as Settings
 from sidecar.model.snapshot import LogFormat, LogQuery, Snapshot
@@ -116,7 +115,9 @@ class AccessLog(SilentObserver):
         if second != self._second:
             self._second, self._second_text = second, utc_seconds(second).encode()
         head = exchange.head
-        path = self._path(head)
+        path = head.path if self._keep_query else head.path.partition(b"?")[0]
+        if len(path) > MAX_PATH:
+            path = shortened(path, MAX_PATH)
         request_id = exchange.request_id
         if path.translate(None, HARMLESS) or request_id.translate(None, HARMLESS):
             path, request_id = escaped(path), escaped(request_id)
@@ -131,8 +132,9 @@ class AccessLog(SilentObserver):
             last = attempts[-1]
             if last.endpoint is not None:
                 endpoint = self._labels[last.endpoint.label]
-            if last.headers_at:
-                upstream_ms = b"%.3f" % ((response_seconds(last) or 0.0) * 1000)
+            seconds = response_seconds(last)
+            if seconds is not None:
+                upstream_ms = b"%.3f" % (seconds * 1000)
         reason = exchange.reason
         return _JSON % (
             self._second_text,
@@ -160,6 +162,7 @@ class AccessLog(SilentObserver):
     def _console_line(self, exchange: Exchange) -> bytes:
         now = self._wall()
         head = exchange.head
+        path = head.path if self._keep_query else head.path.partition(b"?")[0]
         _, route, upstream = traffic_key(exchange)
         last = exchange.attempts[-1] if exchange.attempts else None
         facts = {
@@ -172,14 +175,10 @@ class AccessLog(SilentObserver):
             "id": _text(exchange.request_id) if exchange.reason is not None else "",
         }
         told = " ".join(f"{name}={value}" for name, value in facts.items() if value)
-        what = f"{_text(shortened(head.method, MAX_NAME))} {_text(shortened(head.host, MAX_NAME))}{_text(self._path(head))}"
+        what = f"{_text(shortened(head.method, MAX_NAME))} {_text(shortened(head.host, MAX_NAME))}{_text(shortened(path, MAX_PATH))}"
         milliseconds = (exchange.ended_at - exchange.started_at) * 1000
         text = f"{utc(now)[11:-1]} {status_of(exchange)} {what} {milliseconds:.1f}ms {told}"
         return printable(text.rstrip()).encode("utf-8", "backslashreplace") + b"\n"
-
-    def _path(self, head: RequestHead) -> bytes:
-        path = head.path if self._keep_query else head.path.partition(b"?")[0]
-        return path if len(path) <= MAX_PATH else shortened(path, MAX_PATH)
 
     def _agent(self, value: bytes) -> bytes:
         return REDACTED if self._hide_agent else escaped(shortened(value, MAX_AGENT))

@@ -61,6 +61,7 @@ def status_of(exchange: Exchange) -> int:
 
 def response_seconds(attempt: Attempt) -> float | None:
     """From the request sent to the response's head; 0.0 when the response came first, None when one did not happen."""
-    if not attempt.headers_at or not attempt.sent_at:
-        return 0.0 if attempt.headers_at else None
-    return max(attempt.headers_at - attempt.sent_at, 0.0)
+    came, sent = attempt.headers_at, attempt.sent_at
+    if not came:
+        return None
+    return came - sent if 0.0 < sent < came else 0.0

@@ -125,7 +125,7 @@ class Metrics(SilentObserver):
         key = traffic_key(exchange)
         self.doors[key[0]].active -= 1
         series = self.traffic[key]
-        outcome = (METHODS.get(exchange.head.method, OTHER), status_of(exchange), exchange.reason)
+        outcome = (METHODS.get(exchange.head.method, OTHER), exchange.status or status_of(exchange), exchange.reason)
         requests = series.requests
         if outcome in requests:
             requests[outcome] += 1
@@ -136,7 +136,7 @@ class Metrics(SilentObserver):
         if exchange.tunnel:
             self._tunnel_ended(exchange)
         else:
-            series.durations.observe(max(exchange.ended_at - exchange.started_at, 0.0))
+            series.durations.observe(exchange.ended_at - exchange.started_at)
         if len(exchange.attempts) > 1 or exchange.replays or exchange.retries_skipped or exchange.clock is not None:
             self._count_trouble(exchange)
 
