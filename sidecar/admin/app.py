@@ -1,17 +1,19 @@
 """The admin surface (interface.md section 2): one aiohttp application over an `AdminContext`.
 
-Serve it with `access_log=None`; what it is bound to, and when it stops, is the composition root's business.
+What it is bound to, and when it stops, is the composition root's business.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from sidecar.admin import views
 from sidecar.admin.context import LOG_LEVELS, AdminContext
@@ -21,6 +23,8 @@ from sidecar.admin.page import CONTENT_SECURITY_POLICY, page_parts
 from sidecar.errors import UsageError
 from sidecar.proxy.explain import Scene, explain, question, render
 
+SHUTDOWN_TIMEOUT: Final = 1.0
+"""Seconds that answers in flight get when the surface closes."""
 CONTEXT: Final = web.AppKey("context", AdminContext)
 
 
@@ -38,6 +42,20 @@ def make_app(context: AdminContext) -> web.Application:
     app.router.add_post("/drain", _drain)
     app.router.add_post("/quitquitquit", _quit)
     return app
+
+
+def make_runner(context: AdminContext) -> web.AppRunner:
+    """The application with a server around it: `await runner.setup()`, then sites, at the end `await runner.cleanup()`."""
+    return web.AppRunner(make_app(context), access_log=None, logger=_server_log, shutdown_timeout=SHUTDOWN_TIMEOUT)
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """The server logs a traceback for malformed requests and for clients that leave; neither is news."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
+
+
+_server_log: Final = logging.getLogger("outrider.admin")
+_server_log.addFilter(_worth_a_line)
 
 
 async def _view(view: Callable[[AdminContext], object], request: web.Request) -> web.StreamResponse:

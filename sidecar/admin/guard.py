@@ -35,7 +35,8 @@ HEADERS: Final = {
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what no honest caller sends; turn whatever goes wrong into JSON without internals."""
-    return refuse(request) or await _answer(request, handler)
+    refusal = refuse(request)
+    return await _answer(request, handler) if refusal is None else refusal
 
 
 async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
@@ -56,8 +57,12 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem(404, "Not Found", "there is no such page (GET / shows what there is)")
     except web.HTTPException as error:
         return problem(error.status, error.reason, error.text or error.reason)
+    except ConnectionError:  # the client has gone; the server ends the connection
+        raise
     except Exception:
         log.exception("admin request failed", extra={"event": "internal_error", "fields": {"path": request.path}})
+        if request.transport is not None and request.writer.output_size > 0:
+            request.transport.abort()  # half an answer must not look like a whole one
         return problem(500, "Internal Server Error", "the sidecar could not answer; its log says why")
 
 

@@ -95,7 +95,6 @@ def _endpoint(endpoint: EndpointStatus) -> Json:
         "weight": endpoint.weight,
         "inFlight": endpoint.active,
         "requests": endpoint.requests,
-        "uptimeSeconds": context.runtime().get("uptimeSeconds", 0),
         "failures": endpoint.failures,
     }
 

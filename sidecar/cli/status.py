@@ -117,8 +117,8 @@ def _listeners(listeners: Sequence[Json], measured: Totals) -> Iterator[str]:
 _HEADINGS: Final = ("req/s", "5xx/s", "retries/s", "bytes/s")
 
 
-def _cells(counts: Counts) -> tuple[str, ...]:
-    return tuple(f"{value:.1f}" for value in (counts.requests, counts.errors, counts.retries)) + (f"{counts.bytes:.0f}",)
+def _cells(counts: Counts) -> tuple[str, str, str, str]:
+    return f"{counts.requests:.1f}", f"{counts.errors:.1f}", f"{counts.retries:.1f}", f"{counts.bytes:.0f}"
 
 
 def _upstreams(upstreams: Sequence[Json], measured: Totals) -> Iterator[str]:
