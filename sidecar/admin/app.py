@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from sidecar.admin import views
 from sidecar.admin.context import LOG_LEVELS, AdminContext
@@ -23,19 +24,18 @@ from sidecar.admin.page import CONTENT_SECURITY_POLICY, page_parts
 from sidecar.errors import UsageError
 from sidecar.proxy.explain import Scene, explain, question, render
 
-SHUTDOWN_TIMEOUT: Final = 1.0
-"""Seconds that answers in flight get when the surface closes."""
 CONTEXT: Final = web.AppKey("context", AdminContext)
 
 
 def make_app(context: AdminContext) -> web.Application:
-    """The application; it starts nothing and owns nothing."""
+    """The application; it starts nothing and owns nothing. Serve it with `access_log=None`."""
     app = web.Application(middlewares=[guard], client_max_size=MAX_BODY)
     app[CONTEXT] = context
     app.on_response_prepare.append(add_headers)
     for path, view in views.VIEWS.items():
         app.router.add_get(path, partial(_view, view))
     app.router.add_get("/", _page)
+    app.router.add_get("/config", _config)
     app.router.add_get("/explain", _explain)
     app.router.add_get("/metrics", _metrics)
     app.router.add_put("/log-level", _set_log_level)
@@ -44,22 +44,23 @@ def make_app(context: AdminContext) -> web.Application:
     return app
 
 
-def make_runner(context: AdminContext) -> web.AppRunner:
-    """The application with a server around it: `await runner.setup()`, then sites, at the end `await runner.cleanup()`."""
-    return web.AppRunner(make_app(context), access_log=None, logger=_server_log, shutdown_timeout=SHUTDOWN_TIMEOUT)
-
-
 def _worth_a_line(record: logging.LogRecord) -> bool:
     """The server logs a traceback for malformed requests and for clients that leave; neither is news."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
-_server_log: Final = logging.getLogger("outrider.admin")
-_server_log.addFilter(_worth_a_line)
+server_logger.addFilter(_worth_a_line)
 
 
 async def _view(view: Callable[[AdminContext], object], request: web.Request) -> web.StreamResponse:
     return await json_response(request, view(request.app[CONTEXT]))
+
+
+async def _config(request: web.Request) -> web.StreamResponse:
+    active = request.app[CONTEXT].config()
+    # Filling in the defaults of thousands of routes takes a while; everything that it reads is immutable.
+    document = None if active is None else await asyncio.to_thread(active.document)
+    return await json_response(request, {**views.config_head(active), "document": document})
 
 
 async def _metrics(request: web.Request) -> web.StreamResponse:

@@ -18,9 +18,10 @@ from sidecar.policy.router import Router
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveConfig:
-    """The configuration that serves now. `loaded_at`: seconds since the epoch; `document`: JSON-ready, defaults filled, secrets masked."""
+    """The configuration that serves now (config.store.Active). `loaded_at`: Unix seconds."""
 
     source: str
+    revision: str
     loaded_at: float
     snapshot: Snapshot
     routers: Mapping[str, Router[Any]]
@@ -28,11 +29,12 @@ class ActiveConfig:
     origin: Callable[[str], str]
     """Path in the document -> `line 14`, `defaults (line 40)` or `built-in`. Called in a thread."""
     document: Callable[[], object]
+    """JSON-ready, defaults filled, secrets masked. Called in a thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedConfig:
-    """The newest document, when it was refused. `rejected_at`: seconds since the epoch."""
+    """The newest document, when it was refused. `rejected_at`: Unix seconds."""
 
     source: str
     revision: str

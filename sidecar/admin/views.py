@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sidecar.admin.context import AdminContext, ListenerStatus
+from sidecar.admin.context import ActiveConfig, AdminContext, ListenerStatus
 from sidecar.admin.versions import versions
 from sidecar.model.snapshot import Match, PathType, Route
 from sidecar.model.status import EndpointStatus, UpstreamStatus
@@ -17,20 +17,11 @@ MAX_ROUTES: Final = 200
 """Routes of an overview; thousands would hold the loop while they are rendered, and nobody reads them."""
 
 
-def config(context: AdminContext) -> Json:
-    """`GET /config`; all null while no valid document has come."""
-    active = context.config()
-    if active is None:
-        return {"source": None, "revision": None, "hash": None, "loadedAt": None, "document": None}
-    return {**_config_head(context), "document": active.document()}
-
-
-def _config_head(context: AdminContext) -> Json:
-    active = context.config()
+def config_head(active: ActiveConfig | None) -> Json:
+    """`GET /config` without its document; all null while no valid document has come."""
     if active is None:
         return {"source": None, "revision": None, "hash": None, "loadedAt": None}
-    snapshot = active.snapshot
-    return {"source": active.source, "revision": snapshot.revision, "hash": snapshot.hash, "loadedAt": utc(active.loaded_at)}
+    return {"source": active.source, "revision": active.revision, "hash": active.snapshot.hash, "loadedAt": utc(active.loaded_at)}
 
 
 def problems(context: AdminContext) -> Json:
@@ -109,7 +100,7 @@ def overview(context: AdminContext) -> Json:
         "version": versions()["outrider"],
         "state": context.state(),
         "readiness": readiness(context),
-        "config": _config_head(context),
+        "config": config_head(active),
         "problems": problems(context),
         "warnings": () if snapshot is None else snapshot.warnings,
         "listeners": listeners(context),
@@ -146,7 +137,6 @@ def _match(match: Match) -> str:
 VIEWS: Final[dict[str, Callable[[AdminContext], object]]] = {
     "/overview": overview,
     "/version": lambda _context: versions(),
-    "/config": config,
     "/config/problems": problems,
     "/readiness": readiness,
     "/listeners": listeners,

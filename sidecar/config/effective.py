@@ -48,6 +48,11 @@ def _route(route: Json, index: int, clocks: Json, retry: Json | None) -> Json:
     return {"name": f"routes[{index}]", **route, "timeouts": {**clocks, **route["timeouts"]}, "retry": retry}
 
 
+def sounds_secret(name: str) -> bool:
+    """Whether a header or parameter is likely to hold a credential: its value is not shown."""
+    return _secret.search(name) is not None
+
+
 def _mask(out: Json) -> None:
     for upstream in out["upstreams"]:
         if upstream["proxyURL"]:
@@ -63,11 +68,11 @@ def _mask(out: Json) -> None:
                     _mask_values(item[kind]["add"])
     for case in out["tests"]:
         for headers in (case["request"]["headers"], case["expect"]["headers"]):
-            headers.update({name: MASK for name, value in headers.items() if value and _secret.search(name)})
+            headers.update({name: MASK for name, value in headers.items() if value and sounds_secret(name)})
 
 
 def _mask_values(entries: list[Json]) -> None:
     """Hide the value of every entry whose name sounds like a credential."""
     for entry in entries:
-        if _secret.search(entry["name"]):
+        if sounds_secret(entry["name"]):
             entry["value"] = MASK

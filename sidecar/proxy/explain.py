@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from sidecar.config.effective import MASK, sounds_secret
 from sidecar.errors import ProxyError, UsageError
 from sidecar.model.head import Field, RequestHead
 from sidecar.model.reason import Reason
@@ -349,8 +350,8 @@ def _filters(route: Route, prefix: bytes, head: RequestHead) -> list[Json]:
 
 
 def _changes(modifier: HeaderModifier) -> list[str]:
-    changes = [f"set {_text(name)}: {_text(value)}" for name, value in modifier.set]
-    changes += [f"add {_text(name)}: {_text(value)}" for name, value in modifier.add]
+    changes = [f"set {_text(name)}: {_shown(name, value)}" for name, value in modifier.set]
+    changes += [f"add {_text(name)}: {_shown(name, value)}" for name, value in modifier.add]
     return changes + [f"remove {_text(name)}" for name in sorted(modifier.remove)]
 
 
@@ -368,8 +369,13 @@ def _sends(route: Route | None, prefix: bytes, head: RequestHead) -> Json:
     return {
         "method": _text(head.method),
         "target": _text(target or head.target),
-        "headers": [[_text(name), _text(value)] for name, _, value in fields],
+        "headers": [[_text(name), _shown(name, value)] for name, _, value in fields],
     }
+
+
+def _shown(name: bytes, value: bytes) -> str:
+    """A header's value, unless it is likely to be a credential: what the document hides, its explanation hides too."""
+    return MASK if sounds_secret(_text(name)) else _text(value)
 
 
 def _reply(status: int, reason: Reason, detail: str) -> Json:

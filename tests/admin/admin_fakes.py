@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import aiohttp
 from aiohttp import web
 
-from sidecar.admin.app import make_runner
+from sidecar.admin.app import make_app
 from sidecar.admin.context import ActiveConfig, AdminContext, Check, DrainStatus, ListenerStatus, RejectedConfig
 from sidecar.model.snapshot import (
     AllowEntry,
@@ -87,6 +87,7 @@ def active(snapshot: Snapshot, document: object = None) -> ActiveConfig:
     """`snapshot` as the store would hand it over."""
     return ActiveConfig(
         source="file",
+        revision="7",
         loaded_at=1_700_000_000.5,
         snapshot=snapshot,
         routers=offline_routers(snapshot),
@@ -188,7 +189,7 @@ class Caller:
 
 async def served(world: World, use: Callable[[Caller], Awaitable[T]], *, host: str = "127.0.0.1") -> T:
     """Serve `world` on a free loopback port while `use` runs."""
-    runner = make_runner(world.context())
+    runner = web.AppRunner(make_app(world.context()), access_log=None)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, 0)
@@ -216,7 +217,7 @@ def with_routes(count: int) -> Snapshot:
 
 async def served_unix(world: World, path: Path, use: Callable[[aiohttp.ClientSession], Awaitable[T]]) -> T:
     """The same on a unix socket."""
-    runner = make_runner(world.context())
+    runner = web.AppRunner(make_app(world.context()), access_log=None)
     await runner.setup()
     try:
         await web.UnixSite(runner, path).start()

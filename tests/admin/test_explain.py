@@ -12,7 +12,7 @@ from admin_fakes import active, shop, with_routes
 
 from sidecar.config.load import Problems, load
 from sidecar.errors import UsageError
-from sidecar.model.snapshot import AllowEntry, Backend, Listener, Mode, Route, Snapshot
+from sidecar.model.snapshot import AllowEntry, Backend, Filters, HeaderModifier, Listener, Mode, Route, Snapshot
 from sidecar.model.status import EndpointStatus, UpstreamStatus
 from sidecar.proxy.explain import Scene, explain, offline_routers, question, render
 
@@ -104,6 +104,16 @@ def test_filters_show_what_they_do_to_target_host_and_headers() -> None:
     assert told["sends"]["headers"] == [["Host", "orders.internal"], ["x-tenant", "a"], ["X-Stage", "prod"]]
     assert {"type": "URLRewrite", "does": "target /v1/items?q=%20x -> /items?q=%20x"} in told["filters"]
     assert {"type": "RequestHeaderModifier", "does": "remove x-debug"} in told["filters"]
+
+
+def test_credentials_that_filters_set_are_masked() -> None:
+    modifier = HeaderModifier(set=((b"Authorization", b"Bearer s3cret"),), add=((b"X-Api-Key", b"s3cret"),))
+    route = Route(
+        name="r", index=0, backends=(Backend(name="app"),), filters=Filters(request_headers=(modifier,), response_headers=(modifier,))
+    )
+    told = answer("GET", "/", listener="inbound", at=scene(replace(shop(), routes=(route,))))
+    assert "s3cret" not in str(told) + render(told)
+    assert ["Authorization", "***"] in told["sends"]["headers"]
 
 
 def test_a_redirect_shows_its_location_and_sends_nothing() -> None:
