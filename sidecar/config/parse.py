@@ -105,7 +105,7 @@ def decode(data: bytes, limit: int) -> tuple[str | None, Tree]:
             (),
             1,
             1,
-            f"the document has {len(data)} bytes, more than {limit} (a ConfigMap holds no more; split it, or shorten it with `defaults`)",
+            f"the document is larger than {limit} bytes (a ConfigMap holds no more; say once in `defaults` what many routes repeat)",
         )
         return None, tree
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
