@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from sidecar.http1.server_connection import ServerConnection
 from sidecar.model.snapshot import Listener, Mode
@@ -14,6 +16,8 @@ from sidecar.proxy.timekeeper import Timed, Timekeeper
 from sidecar.server.port import TURNS, Handler, Port, Watcher, port_key
 from sidecar.server.sockets import BindError
 from sidecar.tasks import cancel_and_wait, create_task
+
+MAX_SHOWN: Final = 200
 
 
 class ListenerError(BindError):
@@ -131,11 +135,29 @@ class Listeners:
         """Names under which connections are served: of this document, and of earlier ones while they drain."""
         return set().union(*(port.names for port in self._all()))
 
-    def connections(self) -> Iterable[tuple[Port, ServerConnection]]:
-        """Every client's connection."""
+    def connections(self) -> dict[str, Any]:
+        """`GET /connections`: by listener how many there are, and what the first `MAX_SHOWN` of them do."""
+        busy = {flight.connection: "active" for flight in _flights(self._exchanges.running)}
+        busy |= {flight.connection: "tunnel" for flight in _flights(self._exchanges.tunnels)}
+        shown: dict[str, Any] = {}
         for port in self._all():
-            for connection in list(port.connections):
-                yield port, connection
+            states = Counter(busy.get(connection, "idle") for connection in port.connections)
+            first = [
+                {
+                    "client": connection.peer,
+                    "port": connection.peer_port,
+                    "requests": connection.requests,
+                    "state": busy.get(connection, "idle"),
+                }
+                for connection in islice(port.connections, MAX_SHOWN)
+            ]
+            shown[port.listener.name] = {
+                "open": len(port.connections),
+                "limit": port.listener.max_connections,
+                **states,
+                "connections": first,
+            }
+        return shown
 
     def in_flight(self, modes: Sequence[Mode] = tuple(Mode)) -> int:
         """Exchanges and tunnels that run on listeners of these modes."""

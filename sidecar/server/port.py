@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sidecar.http1.idle import IdleQueue
 from sidecar.http1.server_connection import Owner, ServerConnection, ServerSettings
@@ -28,14 +28,16 @@ class PortState(StrEnum):
     DRAINING = "draining"
 
 
-class Watcher:
-    """Who wants to know of connections: the metrics."""
+class Watcher(Protocol):
+    """Who wants to know of connections: the observers."""
 
     def connection_opened(self, listener: str) -> None:
         """A client connected."""
+        ...
 
     def connection_closed(self, listener: str) -> None:
         """It is gone."""
+        ...
 
 
 def port_key(listener: Listener) -> tuple[str, str, int]:

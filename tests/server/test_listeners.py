@@ -18,13 +18,12 @@ from sidecar.http1.server_connection import ServerConnection
 from sidecar.model.snapshot import Listener, Mode
 from sidecar.proxy.timekeeper import Timekeeper
 from sidecar.server.listeners import ListenerError, Listeners
-from sidecar.server.port import Watcher
 
 IN = Listener(name="in", port=0, bind="127.0.0.1", mode=Mode.REVERSE)
 OUT = Listener(name="out", port=0, bind="127.0.0.1", mode=Mode.FORWARD)
 
 
-class Counts(Watcher):
+class Counts:
     def __init__(self) -> None:
         self.open: dict[str, int] = {}
 
