@@ -100,6 +100,7 @@ async def _explanation(request: web.Request) -> dict[str, Any] | str:
         routers=active.routers,
         origin=active.origin,
         source=active.source,
+        revision=active.revision,
         upstreams={status.name: status for status in context.upstreams()},
     )
     headers = [line for line in query.getall("header", []) if line]

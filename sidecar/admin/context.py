@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sidecar.config.problem import Problem
 from sidecar.model.snapshot import Snapshot
@@ -42,13 +42,23 @@ class RejectedConfig:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One condition of readiness; `detail` says why it does not hold."""
+class Check(Protocol):
+    """One condition of readiness (server.lifecycle.Check)."""
 
-    name: str
-    ok: bool
-    detail: str = ""
+    @property
+    def name(self) -> str:
+        """What is looked at."""
+        ...
+
+    @property
+    def ok(self) -> bool:
+        """Whether it holds."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """Why it does not, when it does not."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

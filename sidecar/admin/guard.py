@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -72,12 +73,23 @@ def refuse(request: web.Request) -> web.Response | None:
         return problem(403, "Forbidden", "requests with an Origin come from a web page and are refused")
     if not request.raw_path.startswith("/"):
         return problem(400, "Bad Request", "the target must be a path: this is not a proxy")
-    sockname = request.transport.get_extra_info("sockname") if request.transport is not None else None
-    if isinstance(sockname, tuple) and not known_host(request.headers, str(sockname[0])):
+    if not _is_local_file(request) and not known_host(request.headers, _bound(request)):
         return problem(403, "Forbidden", "the Host is not an address of this sidecar (use localhost or 127.0.0.1)")
     if (request.content_length or 0) > MAX_BODY:
         return _too_large()
     return None
+
+
+def _is_local_file(request: web.Request) -> bool:
+    """Whether it came by a unix socket: no browser can, and `Host` means nothing there."""
+    sock = request.get_extra_info("socket")
+    return sock is not None and sock.family == socket.AF_UNIX
+
+
+def _bound(request: web.Request) -> str:
+    """The address that the connection came to."""
+    sockname = request.get_extra_info("sockname")
+    return str(sockname[0]) if isinstance(sockname, tuple) else ""
 
 
 def known_host(headers: CIMultiDictProxy[str], bound: str) -> bool:
@@ -92,7 +104,7 @@ def known_host(headers: CIMultiDictProxy[str], bound: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    return address.is_loopback or address == ipaddress.ip_address(bound.partition("%")[0])
+    return address.is_loopback or str(address) == bound.partition("%")[0]
 
 
 def _without_port(host: str) -> str:

@@ -35,7 +35,7 @@ def problems(context: AdminContext) -> Json:
 
 def readiness(context: AdminContext) -> Json:
     """`GET /readiness`: what `/readyz` says, with the reasons, for `outrider wait` and `status`."""
-    checks = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in context.readiness()]
+    checks = [{"name": check.name, "ok": check.ok, "detail": "" if check.ok else check.detail} for check in context.readiness()]
     return {"ready": all(check["ok"] for check in checks), "state": context.state(), "checks": checks}
 
 

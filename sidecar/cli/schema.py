@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-import msgspec
-
-from sidecar.model.document import Document
+from sidecar.config.schema import json_schema
 
 EXAMPLE = """\
 example:
@@ -25,6 +23,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(_args: argparse.Namespace) -> int:
     """Print the schema (draft 2020-12)."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Document)}
-    print(json.dumps(schema, indent=2))
+    print(json.dumps(json_schema(), indent=2))
     return 0

@@ -60,6 +60,7 @@ class Scene:
     routers: Mapping[str, Router[Any]]
     origin: Callable[[str], str]
     source: str
+    revision: str = ""
     upstreams: Mapping[str, UpstreamStatus] = field(default_factory=dict)
 
 
@@ -107,7 +108,7 @@ def _frame(asked: Question, scene: Scene, listener: Listener, why: str) -> Json:
     snapshot = scene.snapshot
     index = snapshot.listeners.index(listener)
     return {
-        "configuration": {"source": scene.source, "revision": snapshot.revision, "hash": snapshot.hash},
+        "configuration": {"source": scene.source, "revision": scene.revision, "hash": snapshot.hash},
         "request": {"method": asked.method, "url": asked.url, "headers": [list(pair) for pair in asked.headers]},
         "listener": {
             "name": listener.name,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import uvloop
 from aiohttp import web
 
 from sidecar.admin.app import make_app
-from sidecar.admin.context import ActiveConfig, AdminContext, Check, DrainStatus, ListenerStatus, RejectedConfig
+from sidecar.admin.context import ActiveConfig, AdminContext, DrainStatus, ListenerStatus, RejectedConfig
 from sidecar.model.snapshot import (
     AllowEntry,
     Backend,
@@ -96,13 +96,22 @@ def active(snapshot: Snapshot, document: object = None) -> ActiveConfig:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A condition of readiness."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
 class World:
     """What the context is made of; tests change it."""
 
     def __init__(self) -> None:
         self.config: ActiveConfig | None = active(shop())
         self.rejected: RejectedConfig | None = None
-        self.checks = [Check(name="config", ok=True)]
+        self.checks = [Check(name="config", ok=True, detail="no valid document yet")]
         self.state = "ready"
         self.level = "info"
         self.in_flight = [2, 0]
@@ -203,7 +212,7 @@ async def served(world: World, use: Callable[[Caller], Awaitable[T]], *, host: s
 
 def ask(world: World, use: Callable[[Caller], Awaitable[T]]) -> T:
     """`served` as a whole run."""
-    return asyncio.run(served(world, use))
+    return uvloop.run(served(world, use))
 
 
 def with_routes(count: int) -> Snapshot:

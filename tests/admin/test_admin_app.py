@@ -7,10 +7,10 @@ import json
 import platform
 
 import pytest
-from admin_fakes import Caller, World, active, ask, shop, with_routes
+from admin_fakes import Caller, Check, World, active, ask, shop, with_routes
 
 from sidecar import __version__
-from sidecar.admin.context import Check, RejectedConfig
+from sidecar.admin.context import RejectedConfig
 from sidecar.config.problem import Problem
 
 
@@ -53,6 +53,14 @@ def test_readiness_is_all_checks_together() -> None:
     body = ask(world, lambda caller: caller.get("/readiness"))
     assert body["ready"] is False
     assert body["checks"][1] == {"name": "draining", "ok": False, "detail": "since 3s"}
+
+
+def test_a_check_that_holds_has_no_reason_to_show() -> None:
+    assert ask(World(), lambda caller: caller.get("/readiness")) == {
+        "ready": True,
+        "state": "ready",
+        "checks": [{"name": "config", "ok": True, "detail": ""}],
+    }
 
 
 def test_listeners_are_listed_with_the_address_that_was_bound() -> None:

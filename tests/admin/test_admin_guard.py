@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 from admin_fakes import Caller, World, ask, served, served_unix
 from support.client import RawClient
 
@@ -74,14 +74,14 @@ def test_any_host_is_served_on_a_unix_socket(tmp_path: Path) -> None:
         async with session.get("http://whatever.example/version") as response:
             return response.status
 
-    assert asyncio.run(served_unix(World(), tmp_path / "admin.sock", use)) == 200
+    assert uvloop.run(served_unix(World(), tmp_path / "admin.sock", use)) == 200
 
 
 def test_the_address_that_was_bound_is_served_whatever_it_is() -> None:
     async def use(caller: Caller) -> int:
         return (await caller.send("GET", "/version"))[0]
 
-    assert asyncio.run(served(World(), use, host="::1")) == 200
+    assert uvloop.run(served(World(), use, host="::1")) == 200
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import re
 from html.parser import HTMLParser
 from urllib.parse import urlencode
 
-from admin_fakes import World, active, ask, with_routes
+from admin_fakes import Check, World, active, ask, with_routes
 
-from sidecar.admin.context import Check, RejectedConfig
+from sidecar.admin.context import RejectedConfig
 from sidecar.config.problem import Problem
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from admin.admin_fakes import Caller, World, served, served_unix
+from admin.admin_fakes import Caller, Check, World, served, served_unix
 
-from sidecar.admin.context import Check, RejectedConfig
+from sidecar.admin.context import RejectedConfig
 from sidecar.cli.main import main
 from sidecar.config.problem import Problem
 
