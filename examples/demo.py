@@ -79,7 +79,9 @@ class Sidecar:
         flags = [f"--config={document}", f"--state-dir={folder / 'state'}", "--log-format=json"]
         flags += [f"--status-address=127.0.0.1:{free_port(15021)}", f"--admin-address=127.0.0.1:{free_port(15020)}"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*SIDECAR, "run", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                [*SIDECAR, "run", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def lines(self) -> list[dict[str, Any]]:
         found = []
@@ -201,12 +203,12 @@ class Demo:
     def mistake(self) -> None:
         document = self.sidecar.document
         good = document.read_text()
-        command(f"sed -i s/backendRefs/backendRef/ {document}")
-        replace(document, good.replace("backendRefs", "backendRef", 1))
+        command(f"sed -i s/responseHeader/responseHeaders/ {document}")
+        replace(document, good.replace("responseHeader", "responseHeaders"))
         self.sidecar.wait_for("config_rejected")
         checked = outrider("validate", str(document))
         expect(checked.returncode == 1, f"`outrider validate` exits with 1, not {checked.returncode}")
-        expect("backendRefs" in checked.stdout + checked.stderr, "the right name is suggested")
+        expect("did you mean responseHeader?" in checked.stdout + checked.stderr, "the right name is suggested")
         answer = Answer(self.inbound, "/orders/7")
         expect(answer.status == 200, "the last good document still serves")
         shown("refused, the last good document still serves; `outrider validate` says what and where")
@@ -219,7 +221,9 @@ class Demo:
         told = outrider("explain", "GET", url, "--listener", "outbound", "--admin", self.admin)
         expect(told.returncode == 0, f"`outrider explain` finds a route: {told.stderr}")
         expect("billing-reports" in told.stdout, "the route `billing-reports` is named")
-        quote(told.stdout)
+        story, _, limits = told.stdout.partition("\nLimits ")
+        expect(limits, "the limits are listed, too")
+        quote(f"{story}\n... and {limits.count(chr(10))} lines of limits, each with the place that set it")
 
     def overview(self) -> None:
         command("outrider status")
