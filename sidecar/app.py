@@ -260,13 +260,13 @@ class Sidecar:
             config = self._store.active
             if config is None:
                 return None
-            routers = {name: plan.router for name, plan in self._proxy.plan.listeners.items()}
+            plans = self._proxy.plan.listeners
             return admin.ActiveConfig(
                 source=config.source,
                 revision=config.revision,
                 loaded_at=config.loaded_at,
                 snapshot=config.snapshot,
-                routers=routers,
+                routers={listener.name: plans[listener.name].router for listener in config.snapshot.listeners},
                 origin=config.origins.of,
                 document=config.document,
             )
@@ -280,7 +280,7 @@ class Sidecar:
 
         return make_app(
             admin.AdminContext(
-                readiness=lambda: [admin.Check(name=check.name, ok=check.ok, detail=check.detail) for check in self._lifecycle.readiness()],
+                readiness=self._lifecycle.readiness,
                 state=lambda: self._lifecycle.stage.value,
                 config=active,
                 rejected=rejected,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,26 +37,33 @@ def admin_address(text: str) -> SocketAddress | None:
     return None if text == OFF else parse_address(text)
 
 
-def state_dir(text: str) -> Path | None:
+def checked_state_dir(text: str) -> str:
     """A folder, which need not exist yet, or `off`. Raises ValueError."""
-    if text == OFF:
-        return None
-    folder = Path(text)
-    if folder.exists() and not folder.is_dir():
+    if text != OFF and Path(text).exists() and not Path(text).is_dir():
         raise ValueError(f"{text!r} is not a folder")
-    return folder
+    return text
 
 
-def default_state_dir() -> Path | None:
-    """`/var/lib/outrider` if it can be written to, else the user's state folder (XDG), else None."""
+def state_dir(text: str | None, config: Path) -> Path | None:
+    """Where the last good document of `config` is kept; `text` None: the default, see `_default_state_dir`."""
+    if text is None:
+        return _default_state_dir(config)
+    return None if text == OFF else Path(text)
+
+
+def _default_state_dir(config: Path) -> Path | None:
+    """`/var/lib/outrider` if it can be written to, else a folder for this document in the user's state folder (XDG), else None.
+
+    A container has one sidecar; a user's state folder may be shared by several, which must not serve each other's documents.
+    """
     if os.access(STATE_DIR, os.W_OK | os.X_OK):
         return STATE_DIR
-    if base := os.environ.get("XDG_STATE_HOME", ""):
-        return Path(base) / "outrider"
     try:
-        return Path.home() / ".local" / "state" / "outrider"
+        base = Path(os.environ.get("XDG_STATE_HOME", "") or Path.home() / ".local" / "state")
     except RuntimeError:  # a container's user may have no home
         return None
+    path = config.absolute()
+    return base / "outrider" / f"{path.stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
 
 
 def workers(text: str) -> int:

@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flag(
         parser,
         "--state-dir",
-        parse=bootstrap.state_dir,
-        default=str(bootstrap.default_state_dir() or bootstrap.OFF),
+        parse=bootstrap.checked_state_dir,
         metavar="DIR",
         help=f"keeps the last good document; or off (default {bootstrap.STATE_DIR} if writable)",
     )
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             config=Path(args.config),
             status_address=args.status_address,
             admin_address=args.admin_address,
-            state_dir=args.state_dir,
+            state_dir=bootstrap.state_dir(args.state_dir, Path(args.config)),
             log_level=args.log_level,
             log_format=args.log_format,
             require_config=args.require_config,

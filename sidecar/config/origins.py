@@ -70,14 +70,21 @@ class Origins:
         `document` stands for `line N` where the lines of a large JSON document are not known. A list or mapping has
         the line where it begins.
         """
-        lines = self._lines
-        steps = tuple(int(index) if index else name for index, name in _step.findall(path))
+        lines, steps = self._lines, _steps(path)
         line = _find(lines, steps)
         if line is not None:
             return _place(line)
         inherited = _inherited(lines, steps)
         line = None if inherited is None else _find(lines, inherited)
         return BUILT_IN if line is None else f"defaults ({_place(line)})"
+
+    def line(self, path: str) -> int:
+        """The line where `path` begins; 0 when the document does not have it, or lines are not known."""
+        return _find(self._lines, _steps(path)) or 0
+
+
+def _steps(path: str) -> Path:
+    return tuple(int(index) if index else name for index, name in _step.findall(path))
 
 
 def _packed_items(section: Lines) -> Lines:

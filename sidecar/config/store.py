@@ -119,9 +119,9 @@ class ConfigStore:
         return outcome
 
     async def restore(self) -> Outcome | None:
-        """Offer the last good document of an earlier run; None when there is none."""
+        """Offer the last good document of an earlier run; None when there is none, or a newer one has become active."""
         kept = None if self._last_good is None else await self._last_good.load()
-        return None if kept is None else await self.offer(LAST_GOOD, kept.revision, kept.data)
+        return None if kept is None or self.active is not None else await self.offer(LAST_GOOD, kept.revision, kept.data)
 
     def unavailable(self, source: str, message: str) -> None:
         """The source cannot be read; what is active stays. Said once until it is back."""
@@ -150,7 +150,7 @@ class ConfigStore:
         try:
             fields = await self._apply(loaded.snapshot)
         except ConfigRejected as error:
-            return self._reject(source, revision, list(error.problems))
+            return self._reject(source, revision, [_placed(problem, loaded.origins) for problem in error.problems])
         self._activate(source, revision, loaded, fingerprint, fields)
         if self._last_good is not None and source != LAST_GOOD:
             await self._last_good.save(data, source=source, revision=revision)
@@ -215,3 +215,8 @@ class ConfigStore:
         fields = {"source": source, "revision": revision, "problems": told, "count": len(problems)}
         log.error("document rejected, %s", kept, extra={"event": "config_rejected", "fields": fields})
         return Outcome(Result.REJECTED, tuple(problems))
+
+
+def _placed(problem: Problem, origins: Origins) -> Problem:
+    """Who applies a snapshot knows paths, not lines."""
+    return problem if problem.line else Problem(problem.path, origins.line(problem.path) or 1, 1, problem.message)

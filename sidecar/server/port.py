@@ -26,6 +26,7 @@ class PortState(StrEnum):
 
     LISTENING = "listening"
     DRAINING = "draining"
+    CLOSED = "closed"
 
 
 class Watcher(Protocol):
@@ -70,7 +71,9 @@ class Port:
     @property
     def state(self) -> PortState:
         """Whether new connections are taken."""
-        return PortState.LISTENING if self.acceptor.listening else PortState.DRAINING
+        if self.acceptor.listening:
+            return PortState.LISTENING
+        return PortState.DRAINING if self.connections else PortState.CLOSED
 
     @property
     def connections(self) -> set[ServerConnection]:

@@ -6,9 +6,8 @@ It shares nothing with the traffic but the event loop, so no limit, queue or dra
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from email.utils import formatdate
-from http import HTTPStatus
 from typing import Final
 
 from sidecar.errors import PeerGone, ProxyError
@@ -16,7 +15,8 @@ from sidecar.http1.idle import IdleQueue
 from sidecar.http1.server_connection import Owner, ServerConnection, ServerSettings
 from sidecar.model.head import RequestHead
 from sidecar.protocol.head import HeadLimits
-from sidecar.protocol.status_line import status_line
+from sidecar.protocol.http_date import imf_fixdate
+from sidecar.protocol.status_line import REASON_PHRASES, status_line
 from sidecar.server.acceptor import Acceptor
 from sidecar.server.lifecycle import Check
 from sidecar.server.port import TURNS
@@ -128,13 +128,13 @@ def _field(head: RequestHead, name: bytes) -> bytes:
 
 
 def _words(status: int) -> bytes:
-    return HTTPStatus(status).phrase.lower().encode() + b"\n"
+    return REASON_PHRASES.get(status, b"refused").lower() + b"\n"
 
 
 def _response(status: int, body: bytes, *, head_only: bool, keep: bool, content_type: bytes = _TEXT, extra: bytes = b"") -> bytes:
     pieces = [
         status_line(status),
-        b"Date: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n" % (formatdate(usegmt=True).encode(), content_type, len(body)),
+        b"Date: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n" % (imf_fixdate(time.time()), content_type, len(body)),
         b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n",
         extra,
         b"\r\n" if keep else b"Connection: close\r\n\r\n",
