@@ -68,7 +68,7 @@ class Lifecycle:
 
     def config_active(self) -> None:
         """A document is in force; its listeners listen."""
-        self.configured = True
+        self.configured = self.listening = True
         if self.stage is Stage.STARTING:
             self.stage = Stage.READY
 

@@ -64,6 +64,15 @@ def test_startup_holds_as_soon_as_the_first_decision_is_taken_readiness_when_a_d
     uvloop.run(main())
 
 
+def test_an_active_document_is_a_decision_too() -> None:
+    async def main() -> None:
+        one = Lifecycle(World().listeners, Timing, lambda: 0.0)
+        one.config_active()
+        assert [check.ok for check in one.startup()] == [True]
+
+    uvloop.run(main())
+
+
 def test_liveness_fails_when_the_loop_has_not_come_round_for_long() -> None:
     async def main() -> None:
         async with life() as one:
