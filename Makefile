@@ -36,7 +36,7 @@ bench-quick: $(READY) ## the same in about two minutes, writes nothing
 	@$(BIN)/python -m bench --quick
 
 docs: $(READY) ## write docs/configuration.md from the model again
-	@$(BIN)/python -m sidecar.config.reference docs/configuration.md
+	@$(BIN)/python -m sidecar.config.reference --write
 
 lock: .cache/uv/bin/uv ## resolve the dependencies again (UPGRADE=--upgrade for newer ones)
 	@$(UV) $(UPGRADE) pyproject.toml --output-file requirements.lock

@@ -50,7 +50,7 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path) -> Non
 
 
 def test_cpu_time_of_children_counts() -> None:
-    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))']); print(flush=True); sys.stdin.read()"
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(4 * 10**7))']); print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
