@@ -48,8 +48,8 @@ clean: ## remove everything that is made here, .venv too
 
 $(READY): requirements-dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Outrider needs Python >= 3.11; name it with 'make PYTHON=/path/to/python3'" >&2; exit 1; }
-	@echo "Setting up .venv with $$($(PYTHON) --version) ..."
-	@$(PYTHON) -m venv .venv || { echo "venv failed: on Debian and Ubuntu it is the package python3-venv" >&2; exit 1; }
+	@echo "Setting up .venv ..."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { echo "venv failed: on Debian and Ubuntu it is the package python3-venv" >&2; exit 1; }
 	@$(BIN)/python $(INSTALL) --require-hashes --only-binary :all: --requirement requirements-dev.lock
 	@$(BIN)/python $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
