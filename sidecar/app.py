@@ -47,9 +47,8 @@ from sidecar.tasks import cancel_and_wait, create_task
 from sidecar.upstream.registry import Registry
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from sidecar.observe.exposition import Exposition
+    from sidecar.server.admin_listener import Application
 
 CUT: Final = 1
 """Something was still in flight when it had to end."""
@@ -247,7 +246,7 @@ class Sidecar:
         )
         return Exposition(families.collect)
 
-    def _admin_app(self) -> web.Application:
+    def _admin_app(self) -> Application:
         """aiohttp.web is imported at the first visit, in a thread."""
         from sidecar.admin import context as admin  # noqa: PLC0415 - see above
         from sidecar.admin.app import make_app  # noqa: PLC0415 - see above

@@ -17,6 +17,8 @@ from sidecar.tasks import cancel_and_wait, create_task
 if TYPE_CHECKING:
     from aiohttp import web
 
+    Application = web.Application
+
 _OWNER_ONLY: Final = 0o600
 """Permissions of a unix socket: who can open it can stop the sidecar."""
 _SHUTDOWN_SECONDS: Final = 1.0
@@ -25,7 +27,7 @@ _SHUTDOWN_SECONDS: Final = 1.0
 class AdminListener:
     """`load` imports and makes the application; it is called once, in a thread."""
 
-    def __init__(self, address: SocketAddress, load: Callable[[], web.Application]) -> None:
+    def __init__(self, address: SocketAddress, load: Callable[[], Application]) -> None:
         """Raises BindError."""
         self._loop = asyncio.get_running_loop()
         self._load = load
