@@ -133,12 +133,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sidecar.config.reference", description="Generate docs/configuration.md from the model."
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--write", action="store_true", help="write the file")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true", help="write the file (the default)")
     what.add_argument("--check", action="store_true", help="exit 1 when the file is not current")
-    parser.add_argument("--file", type=Path, default=TARGET)
+    parser.add_argument("file", type=Path, nargs="?", default=TARGET)
     options = parser.parse_args(arguments)
-    if options.write:
+    if not options.check:
         options.file.write_text(render(), encoding="utf-8")
         return 0
     if options.file.exists() and options.file.read_text(encoding="utf-8") == render():

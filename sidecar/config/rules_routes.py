@@ -57,6 +57,8 @@ def check_routes(routes: list[RouteDoc], names: Names, defaults: TimeoutsDoc) ->
     yield from unique(("routes",), (route.name for route in routes))
     for index, route in enumerate(routes):
         path: Path = ("routes", index)
+        if route.name is not UNSET and "[" in route.name and route.name != f"routes[{index}]":
+            yield (*path, "name"), f"{route.name} is the name of an unnamed route in another place (write another, or none)"
         if route.listener is not None:
             yield from _known((*path, "listener"), route.listener, names.listeners, "listener")
         for number, text in enumerate(route.hostnames):

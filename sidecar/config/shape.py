@@ -196,7 +196,7 @@ def _placeholder(kind: inspect.Type) -> Any:
         case inspect.LiteralType():
             return one.values[0]
         case inspect.IntType() | inspect.FloatType():
-            return one.ge or 0
+            return one.ge or (0 if one.gt is None else one.gt + 1)
         case inspect.BoolType():
             return False
         case _:

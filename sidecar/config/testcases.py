@@ -69,6 +69,9 @@ def _listeners(case: CaseDoc, snapshot: Snapshot, *, absolute: bool) -> list[str
     """Where the request may arrive; the first with a route for it counts."""
     if case.request.listener is not None:
         return [case.request.listener]
+    wanted = next((route.listener for route in snapshot.routes if route.name == case.expect.route), None)
+    if wanted is not None:
+        return [wanted]
     if absolute:
         return [listener.name for listener in snapshot.listeners]
     reverse = [listener.name for listener in snapshot.listeners if listener.mode is Mode.REVERSE]

@@ -107,7 +107,7 @@ def _is_suspect(path: Path, suspects: set[Path]) -> bool:
 
 def _mistake(mistake: Mistake) -> Problem:
     node = mistake.node
-    line, column = (node.key_line, node.key_column) if mistake.at_key else (node.line, node.column)
+    line, column = (node.key_line, node.key_column) if mistake.at_key and node.key_line else (node.line, node.column)
     return Problem(path_text(mistake.path), line, column, mistake.message)
 
 

@@ -273,7 +273,12 @@ class CaseRequestDoc(Part, frozen=True):
     url: Annotated[str, says("Path, or absolute URL whose host takes the place of `Host`.")]
     method: Annotated[str, says("Method.")] = "GET"
     headers: Annotated[dict[str, str], says("Headers by name.")] = field(default_factory=dict)
-    listener: Annotated[str | None, says("Listener it arrives at; null: for a path the first Reverse one, for a URL the first that has a route for it.")] = None
+    listener: Annotated[
+        str | None,
+        says(
+            "Listener it arrives at; null: the expected route's own, else for a path the first Reverse one, for a URL the first that has a route for it."
+        ),
+    ] = None
 
 
 class CaseExpectDoc(Part, frozen=True):

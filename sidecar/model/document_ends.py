@@ -22,7 +22,7 @@ Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$(?!\n)")]
-RouteName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?$(?!\n)")]
+RouteName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?|routes\[[0-9]{1,6}\])$(?!\n)")]
 
 
 def says(description: str, *, later: bool = False) -> Meta:
