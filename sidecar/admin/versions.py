@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar import __version__
 
-_PACKAGES: Final = ("uvloop", "msgspec", "PyYAML", "orjson", "google-re2", "aiodns", "aiohttp", "prometheus-client")
+_PACKAGES: Final = ("uvloop", "msgspec", "PyYAML", "google-re2", "pycares", "aiohttp", "prometheus-client")
 
 
 @cache

@@ -38,17 +38,21 @@ class Body(ABC):
 
     async def read(self) -> bytes:
         """The next piece; b"" once complete. Raises ProxyError (or PeerGone) as the subclass defines."""
-        while True:
-            if self._piece:
-                piece, self._piece = self._piece, _NONE
-                return piece
-            if self.error is not None:
-                raise self.error
-            if self.done:
-                return _NONE
-            self._pull()
-            if not self._piece and not self.done and self.error is None:
-                await self.connection.arrival()
+        while not self.ready():
+            await self.connection.arrival()
+        piece, self._piece = self._piece, _NONE
+        if not piece and self.error is not None:
+            raise self.error
+        return piece
+
+    def whole(self) -> bytes:
+        """All of the body when it has all come and nobody has read from it yet, else b""."""
+        connection = self.connection
+        if self._piece or self.size or self.left <= 0 or len(connection.rx) < self.left:
+            return _NONE
+        piece = connection.take(self.left)
+        self.size, self.left, self.done = self.left, 0, True
+        return piece
 
     def bulk_left(self) -> int:
         """Bytes that are certain to follow beyond what has arrived; 0 when the body cannot be handed over."""

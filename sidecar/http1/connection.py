@@ -117,14 +117,10 @@ class Connection(asyncio.BufferedProtocol):
 
     async def arrival(self) -> None:
         """Wait until something has changed: bytes, FIN, loss, or `wake`. The caller looks again, whatever it was."""
-        if not self.reading and len(self.rx) < RX_LIMIT:
+        if not self.reading:
             self.resume_reading()
         self.waiter = waiter = self.loop.create_future()
-        try:
-            await waiter
-        finally:
-            if self.waiter is waiter:
-                self.waiter = None
+        await waiter  # cancelled, it stays behind done, which `wake` and the next arrival expect
 
     def take(self, size: int) -> bytes:
         """Remove and return up to `size` bytes that have come; b"" when there are none."""

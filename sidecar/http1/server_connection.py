@@ -12,12 +12,13 @@ from sidecar.http1.connection import Connection
 from sidecar.http1.idle import IdleQueue
 from sidecar.model.head import RequestHead
 from sidecar.model.reason import Clock, Reason, Rejection
-from sidecar.protocol.head import HeadLimits, find_end, looks_wrong, overflow, parse_request_head
+from sidecar.protocol.head import END_OF_HEAD, HeadLimits, find_end, looks_wrong, overflow, parse_request_head
 from sidecar.tasks import create_task
 
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 _CRLF: Final = b"\r\n"
+_CR: Final = 0x0D
 _LINE_SLACK: Final = 64
 """Room for a method and a version beside the target."""
 
@@ -144,57 +145,63 @@ class ServerConnection(Connection):
         may be read from this connection.
         """
         self.body = None
-        block = await self._head_block()
-        if block is None:
-            return None
+        while not self.rx:
+            if self.closed or self.eof or self.leaving:
+                return None
+            idle = self.owner.settings.idle
+            idle.add(self)
+            await self.arrival()  # cancelled only when the connection ends, and then `connection_lost` takes it out
+            idle.discard(self)
+        rx = self.rx
+        end = rx.find(END_OF_HEAD) + 4
+        if end >= 4 and rx[0] != _CR:
+            self.rx, block = rx[end:], rx[:end]
+        else:
+            rest = await self._rest_of_head()
+            if rest is None:
+                return None
+            block = rest
         settings = self.owner.settings
         head = parse_request_head(block, settings.limits)
         self.requests += 1
         self.last = not head.keep_alive
         if head.length:
-            if settings.max_body and head.length > settings.max_body:
-                raise BadMessage(
-                    Rejection.BODY_TOO_LARGE, f"Content-Length {head.length} exceeds maxRequestBody", reason=Reason.REQUEST_TOO_LARGE
-                )
-            self.body = RequestBody(self, head.length, settings.max_body)
+            self._begin_body(head.length, settings.max_body)
         return head
 
-    async def _head_block(self) -> bytes | None:
+    def _begin_body(self, length: int, limit: int) -> None:
+        if limit and length > limit:
+            raise BadMessage(Rejection.BODY_TOO_LARGE, f"Content-Length {length} exceeds maxRequestBody", reason=Reason.REQUEST_TOO_LARGE)
+        self.body = RequestBody(self, length, limit)
+
+    async def _rest_of_head(self) -> bytes | None:
+        """A head that has come only in part: on the clock `headerTimeout`, checked as it grows."""
         timer: asyncio.TimerHandle | None = None
+        if self.owner.settings.header_timeout:
+            timer = self.loop.call_later(self.owner.settings.header_timeout, self._expire_head)
         scanned = 0
+        skip_line = True
         try:
             while True:
                 rx = self.rx
-                if rx:
-                    if scanned == 0 and rx.startswith(_CRLF):  # RFC 9112 section 2.2: one empty line before a request
-                        rx = self.rx = rx[2:]
-                    end = find_end(rx, max(scanned - 3, 0))
-                    if end > 0:
-                        self.rx = rx[end:]
-                        return rx[:end]
+                if skip_line and rx.startswith(_CRLF):  # RFC 9112 section 2.2: one empty line before a request
+                    rx = self.rx = rx[2:]
+                    scanned, skip_line = 0, False
+                end = find_end(rx, max(scanned - 3, 0))
+                if end > 0:
+                    self.rx = rx[end:]
+                    return rx[:end]
+                if rx != b"\r":
                     self._refuse_early(rx, scanned)
                     scanned = len(rx)
                 if self.closed or self.eof or (self.leaving and not rx):
                     return None
-                if not rx:
-                    await self._idle()
-                    continue
-                if timer is None and self.owner.settings.header_timeout:
-                    timer = self.loop.call_later(self.owner.settings.header_timeout, self._expire_head)
                 await self.arrival()
                 if self.head_expired:
                     raise ProxyError(Reason.REQUEST_HEADER_TIMEOUT, clock=Clock.HEADER, rejection=Rejection.HEADER_TIMEOUT, reusable=False)
         finally:
             if timer is not None:
                 timer.cancel()
-
-    async def _idle(self) -> None:
-        queue = self.owner.settings.idle
-        queue.add(self)
-        try:
-            await self.arrival()
-        finally:
-            queue.discard(self)
 
     def _expire_head(self) -> None:
         self.head_expired = True

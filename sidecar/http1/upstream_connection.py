@@ -7,6 +7,7 @@ import asyncio
 import fcntl
 import termios
 from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 from sidecar.errors import BadMessage, PeerGone, ProxyError, StaleConnection, UpstreamError
@@ -21,7 +22,7 @@ from sidecar.model.outbound import OutboundRequest
 from sidecar.model.reason import Clock, Phase, Reason, Rejection
 from sidecar.policy.deadline import Deadlines
 from sidecar.protocol.chunked import encode_chunk, last_chunk
-from sidecar.protocol.head import find_end, parse_response_head
+from sidecar.protocol.head import END_OF_HEAD, parse_response_head, response_looks_wrong
 from sidecar.protocol.upgrade import accepted
 from sidecar.tasks import create_task
 
@@ -103,9 +104,13 @@ class UpstreamConnection(Connection):
         attempt.phase = Phase.SEND
         response: Response | None = None
         try:
-            await self._send(request, attempt, deadlines)
+            if request.length == 0:
+                self.send(b"".join(_render(request)))
+                self._sent(request, attempt, deadlines)
+            else:
+                await self._send_with_body(request, attempt, deadlines)
             head = await self._final_head(request, attempt, deadlines, on_interim)
-            attempt.headers_at = self.loop.time()
+            attempt.headers_at = monotonic()
             attempt.phase = Phase.BODY
             response = Response(self, head, request, on_done)
         finally:
@@ -115,19 +120,20 @@ class UpstreamConnection(Connection):
                 on_done(self, False)
         return response
 
-    async def _send(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
+    async def _send_with_body(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
+        """The head and what has come of the body leave in one write; the rest follows as it comes."""
         parts = _render(request)
         body = request.body
-        complete = request.length == 0
-        if body is not None and not complete:
-            while body.ready():
-                piece = await body.read()
-                if not piece:
-                    complete = True
-                    if request.length == CHUNKED:
-                        parts.append(last_chunk(body.trailers))
-                    break
-                parts += encode_chunk(piece) if request.length == CHUNKED else (piece,)
+        assert body is not None
+        complete = False
+        while body.ready():
+            piece = await body.read()
+            if not piece:
+                complete = True
+                if request.length == CHUNKED:
+                    parts.append(last_chunk(body.trailers))
+                break
+            parts += encode_chunk(piece) if request.length == CHUNKED else (piece,)
         self.send(b"".join(parts))
         if complete:
             self._sent(request, attempt, deadlines)
@@ -136,7 +142,7 @@ class UpstreamConnection(Connection):
 
     def _sent(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
         """The whole request is on its way: from now on the upstream's silence counts."""
-        now = self.loop.time()
+        now = monotonic()
         attempt.sent_at = now
         if attempt.phase is not Phase.SEND:
             return
@@ -207,10 +213,12 @@ class UpstreamConnection(Connection):
                 raise self.failure
             rx = self.rx
             if rx:
-                end = find_end(rx, scanned)
-                if 0 < end <= MAX_HEAD:
+                end = rx.find(END_OF_HEAD, max(scanned - 3, 0)) + 4
+                if end >= 4:
                     self.rx = rx[end:]
                     return rx[:end]
+                if (wrong := response_looks_wrong(rx, scanned)) is not None:
+                    raise wrong
                 if len(rx) >= MAX_HEAD:
                     raise UpstreamError(
                         Reason.HTTP_RESPONSE_HEADER_SECTION_SIZE,
@@ -218,7 +226,7 @@ class UpstreamConnection(Connection):
                         phase=Phase.HEADERS,
                         rejection=Rejection.HEAD_TOO_LARGE,
                     )
-                scanned = max(len(rx) - 3, 0)
+                scanned = len(rx)
             if self.eof or self.closed:
                 raise self._lost(attempt, interims)
             await self.arrival()

@@ -21,7 +21,10 @@ MAX_RESPONSE_BYTES: Final = 64 * 1024
 MAX_RESPONSE_FIELDS: Final = 256
 """Limits for heads from upstreams (product.md 3.9)."""
 
-_END: Final = b"\r\n\r\n"
+END_OF_HEAD: Final = b"\r\n\r\n"
+"""The end of the last line, and the empty one."""
+_WITH_BODY: Final = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"PATCH"))
+_ZERO: Final = 0x30
 _MINOR: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"QUERY"))
 _is_version: Final = re.compile(rb"HTTP/[0-9]\.[0-9]").fullmatch
@@ -49,7 +52,7 @@ def find_end(data: bytes | bytearray, start: int = 0) -> int:
 
     `start` is the message's first byte, or, to go on after more has come, three less than the length searched before.
     """
-    found = data.find(_END, start)
+    found = data.find(END_OF_HEAD, start)
     return -1 if found < 0 else found + 4
 
 
@@ -106,7 +109,7 @@ def parse_request_head(block: bytes, limits: HeadLimits) -> RequestHead:
     if len(block) > limits.max_bytes:
         raise overflow(block, limits)
     lines = block.split(b"\r\n")
-    if len(block.translate(None, GOOD)) != 2 * len(lines) - 2 or block[-4:] != _END:
+    if len(block.translate(None, GOOD)) != 2 * len(lines) - 2 or block[-4:] != END_OF_HEAD:
         raise _bad_bytes(block)
     try:
         method, target, version = lines[0].split(b" ")
@@ -323,7 +326,7 @@ def parse_response_head(
     if len(block) > max_bytes:
         raise response_overflow()
     lines = block.split(b"\r\n")
-    if len(block.translate(None, GOOD)) != 2 * len(lines) - 2 or block[-4:] != _END:
+    if len(block.translate(None, GOOD)) != 2 * len(lines) - 2 or block[-4:] != END_OF_HEAD:
         raise _bad_bytes(block, _BAD)
     if len(lines) - 3 > max_fields:
         raise reject(Rejection.TOO_MANY_FIELDS, "too many fields", reason=Reason.HTTP_RESPONSE_HEADER_SECTION_SIZE)
@@ -356,6 +359,11 @@ def parse_response_head(
 
 def _decide_response(head: ResponseHead, found: dict[bytes, bytes], request_method: bytes) -> None:
     """Framing, persistence and upgrade of a response."""
+    if len(found) == 1 and head.minor and head.status == 200 and request_method in _WITH_BODY:  # what most responses are
+        value = found.get(b"content-length", b"")
+        if value.isdigit() and len(value) <= framing.MAX_LENGTH_DIGITS and value[0] != _ZERO:
+            head.length = int(value)
+            return
     declared = framing.declared_length(found, head.minor, _BAD)
     head.length = framing.response_length(declared, head.status, request_method)
     if declared is not None:

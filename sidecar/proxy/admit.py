@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import getrandbits
+from time import monotonic
 
 from sidecar.errors import ProxyError
 from sidecar.http1.server_connection import ServerConnection
@@ -20,7 +21,7 @@ from sidecar.proxy.reply import ALLOWED, Reply
 
 def admit(connection: ServerConnection, head: RequestHead, plan: ListenerPlan, revision: str) -> Flight:
     """Everything that an exchange starts with: who asks, which id it has, which fields stages will ask for."""
-    exchange = Exchange(plan.listener, head, connection.peer, connection.loop.time())
+    exchange = Exchange(plan.listener, head, connection.peer, monotonic())
     exchange.revision = revision
     peer = plan.peer(connection.peer)
     exchange.peer_trusted = trusted = peer.believed
@@ -40,6 +41,6 @@ def check(flight: Flight) -> Reply | None:
         raise ProxyError(Reason.HTTP_REQUEST_DENIED, "CONNECT on a Reverse listener", status=405, reusable=False)
     if method == b"OPTIONS" and max_forwards.received(method, head.fields) == 0:
         return Reply(200, [ALLOWED, (b"x-request-id", flight.exchange.request_id)])
-    if via.is_loop(flight.known.get(b"via", b"")):
+    if b"via" in flight.known and via.is_loop(flight.known[b"via"]):
         raise ProxyError(Reason.PROXY_LOOP_DETECTED, "the request has passed through us too often")
     return None

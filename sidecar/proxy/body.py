@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from time import monotonic
 from typing import Final
 
 from sidecar.http1.body import RequestBody
@@ -35,7 +35,6 @@ class OutgoingBody(BulkBody):
         "_idle",
         "_keep",
         "_kept",
-        "_loop",
         "_pieces",
         "_replay",
         "_source",
@@ -52,7 +51,6 @@ class OutgoingBody(BulkBody):
         self._exchange = exchange
         self._deadlines = deadlines
         self._idle = exchange.listener.body_idle_timeout
-        self._loop: asyncio.AbstractEventLoop = source.connection.loop
         self._keep = keep
         self._kept = 0
         self._store = store
@@ -80,16 +78,16 @@ class OutgoingBody(BulkBody):
             piece = await source.read()
         else:
             if self._idle:
-                deadlines.body_at = self._loop.time() + self._idle
+                deadlines.body_at = monotonic() + self._idle
             try:
                 piece = await source.read()
             finally:
                 deadlines.body_at = NEVER
         if not piece:
-            self.trailers = trailers_allowed(source.trailers)
+            self.trailers = trailers_allowed(source.trailers, self._exchange.head.connection_tokens)
         else:
             self._exchange.bytes_in += len(piece)
-            deadlines.moved_at = self._loop.time()
+            deadlines.moved_at = monotonic()
             if self.replayable:
                 self._remember(piece)
         return piece
@@ -130,7 +128,7 @@ class OutgoingBody(BulkBody):
             deadlines.body_at = NEVER
 
     def _moved(self, size: int, destination: Connection) -> None:
-        now = self._loop.time()
+        now = monotonic()
         self._exchange.bytes_in += size
         self._deadlines.moved_at = now
         # While the upstream is the slow one, the client is not to blame.

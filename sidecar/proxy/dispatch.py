@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from random import random
+from time import monotonic
 from typing import Final
 
 from sidecar.errors import PeerGone, ProxyError, StaleConnection, UpstreamError
@@ -29,7 +30,7 @@ RETRY_AFTER_MAX: Final = 10.0
 class Dispatch:
     """The attempts of one exchange. Only made when a request is really sent on."""
 
-    __slots__ = ("_delay", "_key", "_policy", "_tried", "_tries", "flight", "observer", "retry")
+    __slots__ = ("_delay", "_key", "_policy", "_tried", "_tries", "flight", "observer")
 
     def __init__(self, flight: Flight, observer: Observer) -> None:
         exchange = flight.exchange
@@ -37,8 +38,6 @@ class Dispatch:
         self.flight = flight
         self.observer = observer
         self._policy = exchange.route.retry if exchange.route is not None else None
-        has_key = any(lower == b"idempotency-key" for _, lower, _ in head.fields) if not idempotent(head.method) else False
-        self.retry = RetryState(self._policy, head.method, has_key)
         self._tried: list[Endpoint] = []
         self._tries = 0
         self._delay = 0.0
@@ -51,7 +50,7 @@ class Dispatch:
         flight = self.flight
         upstream = flight.upstream
         assert upstream is not None
-        upstream.budget.request(flight.connection.loop.time())
+        upstream.budget.request(monotonic())
         while True:
             attempt = self._begin()
             try:
@@ -76,19 +75,25 @@ class Dispatch:
 
     # -- may there be another
 
+    def _rules(self) -> RetryState:
+        """Made when something has failed: most exchanges never ask."""
+        head = self.flight.exchange.head
+        has_key = not idempotent(head.method) and any(lower == b"idempotency-key" for _, lower, _ in head.fields)
+        return RetryState(self._policy, head.method, has_key)
+
     def _on_error(self, error: ProxyError) -> Verdict:
         flight = self.flight
         exchange = flight.exchange
         replayable = flight.body is None or flight.body.replayable
+        rules = self._rules()
         if isinstance(error, StaleConnection):
-            verdict = self.retry.on_stale(replays=exchange.replays, body_replayable=replayable, response_started=flight.started)
+            verdict = rules.on_stale(replays=exchange.replays, body_replayable=replayable, response_started=flight.started)
+            exchange.retries_skipped = verdict.skipped or exchange.retries_skipped
             if verdict.retry:
                 exchange.replays += 1
                 self._delay = 0.0
                 return verdict
-        verdict = self.retry.on_error(
-            error, tries=self._tries - exchange.replays, body_replayable=replayable, response_started=flight.started
-        )
+        verdict = rules.on_error(error, tries=self._tries - exchange.replays, body_replayable=replayable, response_started=flight.started)
         return self._afford(verdict, self._backoff())
 
     def _on_status(self, response: InboundResponse) -> Verdict:
@@ -97,7 +102,7 @@ class Dispatch:
             return NO
         replayable = flight.body is None or flight.body.replayable
         tries = self._tries - flight.exchange.replays
-        verdict = self.retry.on_status(response.head.status, tries=tries, body_replayable=replayable, response_started=flight.started)
+        verdict = self._rules().on_status(response.head.status, tries=tries, body_replayable=replayable, response_started=flight.started)
         asked = next((value for _, lower, value in response.head.fields if lower == b"retry-after"), None)
         wait = retry_after(asked, time.time()) if asked is not None else None
         return self._afford(verdict, max(self._backoff(), wait or 0.0), RETRY_AFTER_MAX)
@@ -112,7 +117,7 @@ class Dispatch:
         flight = self.flight
         upstream = flight.upstream
         assert upstream is not None
-        now = flight.connection.loop.time()
+        now = monotonic()
         left = (
             min(flight.deadlines.request_at - now, at_most) if flight.deadlines.request_at == NEVER else flight.deadlines.request_at - now
         )
@@ -126,7 +131,7 @@ class Dispatch:
 
     def _begin(self) -> Attempt:
         attempts = self.flight.exchange.attempts
-        attempt = Attempt(len(attempts) + 1, self.flight.connection.loop.time())
+        attempt = Attempt(len(attempts) + 1, monotonic())
         attempt.delay = self._delay
         attempts.append(attempt)
         self._tries += 1
@@ -172,7 +177,7 @@ class Dispatch:
 
 def end_attempt(flight: Flight, attempt: Attempt, outcome: str, *, failed: bool) -> None:
     """Balancer and endpoint learn what became of `attempt`: at the end of the stream, not at its head."""
-    now = flight.connection.loop.time()
+    now = monotonic()
     attempt.outcome, attempt.ended_at = outcome, now
     endpoint = attempt.endpoint
     if endpoint is None:

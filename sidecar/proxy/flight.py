@@ -40,6 +40,7 @@ class Flight:
         "fired",
         "keep_alive",
         "known",
+        "nominated",
         "peer",
         "plan",
         "request",
@@ -79,6 +80,8 @@ class Flight:
         """The final response's head has gone to the client: an error can only cut the connection."""
         self.chunked = False
         """The response's body goes to the client in chunks."""
+        self.nominated: tuple[bytes, ...] = ()
+        """Names in the response's `Connection`, which its trailers lose too."""
         self.keep_alive = exchange.head.keep_alive
 
     def interrupt(self, clock: Clock) -> None:

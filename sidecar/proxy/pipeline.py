@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from random import getrandbits
+from time import monotonic
 from typing import Any, Final
 
 from sidecar.errors import BadMessage, PeerGone, ProxyError
@@ -29,7 +30,7 @@ from sidecar.proxy.prepare import prepare, redirect
 from sidecar.proxy.relay import relay
 from sidecar.proxy.reply import Reply, reply_for
 from sidecar.proxy.respond import response_head
-from sidecar.proxy.route import Upstreams, find_upstream
+from sidecar.proxy.route import Upstreams, find_destination, find_upstream
 from sidecar.proxy.states import move
 from sidecar.proxy.timekeeper import Timekeeper
 from sidecar.proxy.tunnel import tunnel
@@ -77,7 +78,8 @@ class Proxy:
         try:
             reply = check(flight)
             if reply is None:
-                await find_upstream(flight, plan, self.upstreams)
+                if not find_upstream(flight):
+                    await find_destination(flight, plan, self.upstreams)
                 reply = redirect(flight)
             if reply is None:
                 flight.request = prepare(flight, self.kept)
@@ -106,6 +108,8 @@ class Proxy:
             await self._fail(flight, ProxyError(Reason.PROXY_INTERNAL_ERROR, reusable=False))
         finally:
             self._record(flight, response)
+        if flight.keep_alive and connection.body is None and not connection.closed:
+            return True
         return await self._may_go_on(flight)
 
     # -- begin and end
@@ -132,7 +136,7 @@ class Proxy:
             flight.body.forget()
         flight.connection.unwatch()
         self.timekeeper.leave(flight)
-        exchange.ended_at = flight.connection.loop.time()
+        exchange.ended_at = monotonic()
         self.observer.exchange_finished(exchange)
 
     async def _may_go_on(self, flight: Flight) -> bool:
@@ -196,7 +200,7 @@ class Proxy:
     async def _refuse(self, listener: str, connection: ServerConnection, error: ProxyError) -> None:
         """No head came, or one that breaks a rule: answered, closed, and nothing more of it is parsed."""
         model = self.plan.listeners[listener].listener
-        exchange = Exchange(model, RequestHead(b"", b"", 1, []), connection.peer, connection.loop.time())
+        exchange = Exchange(model, RequestHead(b"", b"", 1, []), connection.peer, monotonic())
         exchange.request_id = request_id.new(getrandbits)
         exchange.reason, exchange.clock, exchange.detail, exchange.status = error.reason, error.clock, error.detail, error.status
         self.observer.exchange_started(exchange)
@@ -204,7 +208,7 @@ class Proxy:
             self.observer.message_rejected(listener, error.rejection)
         connection.send(reply_for(error, exchange).wire(head_only=False, close=True))
         move(exchange, State.REPLIED)
-        exchange.ended_at = connection.loop.time()
+        exchange.ended_at = monotonic()
         self.observer.exchange_finished(exchange)
         await connection.linger()
 
@@ -215,17 +219,17 @@ class Proxy:
         flight.committed, flight.keep_alive = True, False
         connection.send(b"".join(parts))
         connection.unwatch()
-        deadlines.become_tunnel(connection.loop.time(), deadlines.timeouts.tunnel_idle)
+        deadlines.become_tunnel(monotonic(), deadlines.timeouts.tunnel_idle)
         self.timekeeper.become_tunnel(flight)
         self.observer.tunnel_started(exchange)
 
         def sent(size: int) -> None:
             exchange.bytes_in += size
-            deadlines.moved_at = connection.loop.time()
+            deadlines.moved_at = monotonic()
 
         def received(size: int) -> None:
             exchange.bytes_out += size
-            deadlines.moved_at = connection.loop.time()
+            deadlines.moved_at = monotonic()
 
         try:
             await tunnel(RawStream(connection), response.tunnel(), sent, received)

@@ -8,6 +8,7 @@ from sidecar.model.head import Field
 from sidecar.model.outbound import OutboundRequest
 from sidecar.policy.filters import modify, redirect_location, rewrite_target
 from sidecar.protocol import max_forwards, via
+from sidecar.protocol.hop_by_hop import accepts_trailers
 from sidecar.protocol.target import split_authority
 from sidecar.protocol.upgrade import forwardable
 from sidecar.proxy.body import Kept, OutgoingBody
@@ -52,8 +53,8 @@ def prepare(flight: Flight, store: Kept) -> OutboundRequest:
     request.expect_continue = head.expect_continue
     if head.upgrade and head.length == 0:
         request.upgrade = forwardable(head.upgrade)
-    te = known.get(b"te")
-    request.wants_trailers = te is not None and b"trailers" in te.lower()
+    if b"te" in known:
+        request.wants_trailers = accepts_trailers(head.fields)
     return request
 
 

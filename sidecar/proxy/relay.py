@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Final
 
 from sidecar.errors import PeerGone
@@ -21,10 +22,18 @@ async def relay(flight: Flight, parts: list[bytes], body: BodySource) -> None:
 
     Raises what `body.read` raises, PeerGone when the client is gone. Returns with everything handed to the transport.
     """
+    whole = body.whole() if isinstance(body, Body) else b""
+    if whole:  # most responses: nothing to wait for, nothing to frame
+        parts.append(whole)
+        flight.exchange.bytes_out += len(whole)
+        _write(flight, parts)
+        if flight.connection.drained is not None:
+            await flight.connection.drain()
+        return
     while True:
         complete = await _gather(flight, parts, body)
         if complete and flight.chunked:
-            parts.append(last_chunk(trailers_allowed(body.trailers)))
+            parts.append(last_chunk(trailers_allowed(body.trailers, flight.nominated)))
         _write(flight, parts)
         if flight.connection.drained is not None:
             await flight.connection.drain()
@@ -68,9 +77,9 @@ def _write(flight: Flight, parts: list[bytes]) -> None:
     if parts:
         flight.committed = flight.started = True
         connection.send(b"".join(parts))
-        flight.deadlines.moved_at = connection.loop.time()
+        flight.deadlines.moved_at = monotonic()
 
 
 def _moved(flight: Flight, size: int) -> None:
     flight.exchange.bytes_out += size
-    flight.deadlines.moved_at = flight.connection.loop.time()
+    flight.deadlines.moved_at = monotonic()

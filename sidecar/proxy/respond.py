@@ -15,6 +15,7 @@ _SWITCHING = 101
 def response_head(flight: Flight, head: ResponseHead) -> list[bytes]:
     """Wire pieces up to and including the empty line. Decides `flight.keep_alive` and whether the body goes out chunked."""
     fields = strip_response(head.fields, head.connection_tokens, head.status)
+    flight.nominated = head.connection_tokens
     rule = flight.rule
     if rule is not None:
         for modifier in rule.payload.response_modifiers:

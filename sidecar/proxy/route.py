@@ -28,12 +28,15 @@ class Upstreams(Protocol):
         ...
 
 
-async def find_upstream(flight: Flight, plan: Plan, upstreams: Upstreams) -> None:
-    """Set the flight's rule, upstream and clocks (product.md 3.1). Raises ProxyError when nothing matches."""
+def find_upstream(flight: Flight) -> bool:
+    """Set the flight's rule, upstream and clocks (product.md 3.1); False when only `allow` can say where it goes.
+
+    Raises ProxyError NO_ROUTE when nothing matches.
+    """
     head = flight.exchange.head
-    host, port = head.host, 0
+    host = head.host
     if b":" in host:
-        host, port = split_authority(host, 0)
+        host = split_authority(host, 0)[0]
     rule = flight.plan.router.match(host, head.path or _CONNECT_PATH, head.method, head.fields)
     move(flight.exchange, State.ROUTED)
     if rule is not None:
@@ -42,12 +45,18 @@ async def find_upstream(flight: Flight, plan: Plan, upstreams: Upstreams) -> Non
         start_clocks(flight, rule.route.timeouts)
         if rule.route.filters.redirect is None:
             _use(flight, rule.payload.only or rule.payload.choice.pick(random))
-    elif flight.plan.listener.mode is Mode.FORWARD and (head.scheme or head.method == b"CONNECT"):
-        start_clocks(flight, plan.snapshot.default_timeouts)
-        allow = flight.plan.listener.allow
-        _use(flight, await upstreams.forward(host.decode(), port or _PORTS.get(head.scheme, 80), allow))
-    else:
-        raise ProxyError(Reason.NO_ROUTE)
+        return True
+    if flight.plan.listener.mode is Mode.FORWARD and (head.scheme or head.method == b"CONNECT"):
+        return False
+    raise ProxyError(Reason.NO_ROUTE)
+
+
+async def find_destination(flight: Flight, plan: Plan, upstreams: Upstreams) -> None:
+    """The implicit upstream of an allowed destination. Raises ProxyError 403 when it is not allowed."""
+    head = flight.exchange.head
+    host, port = split_authority(head.host, _PORTS.get(head.scheme, 80))
+    start_clocks(flight, plan.snapshot.default_timeouts)
+    _use(flight, await upstreams.forward(host.decode(), port, flight.plan.listener.allow))
 
 
 def _use(flight: Flight, upstream: UpstreamRuntime | None) -> None:

@@ -60,17 +60,17 @@ async def tunnel(client: ByteStream, upstream: ByteStream, sent: Callable[[int],
         create_task(_carry(client, upstream, sent), name="tunnel to upstream"),
         create_task(_carry(upstream, client, received), name="tunnel to client"),
     }
+    gone: PeerGone | None = None
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            if (error := task.result()) is not None:
-                raise error
-    except BaseException:
-        client.abort()
-        upstream.abort()
-        raise
+        await asyncio.wait(tasks)  # bounded by `tunnelIdle`; when a side vanishes both directions end
+        gone = next((error for task in tasks if (error := task.result()) is not None), None)
     finally:
+        if any(not task.done() for task in tasks):
+            client.abort()
+            upstream.abort()
         await cancel_and_wait(tasks)
+    if gone is not None:
+        raise gone
     client.close()
     upstream.close()
 
