@@ -55,6 +55,7 @@ CUT: Final = 1
 NO_CONFIG: Final = 78
 """EX_CONFIG of sysexits.h: `--require-config` and the first document is no good."""
 EMPTY: Final = Snapshot(revision="", hash="", listeners=(), upstreams={}, routes=())
+_COLLECT_EVERY: Final = 100
 _LARGE_ROUTES: Final = 200
 """From here on a plan is built in a thread: it takes longer than a request may wait."""
 
@@ -101,6 +102,7 @@ class Sidecar:
         self._source = FileSource(bootstrap.config)
         self._mailbox = Mailbox()
         self._tasks: list[asyncio.Task[Any]] = []
+        self._swaps = 0
         self._refusal = ""
         """Why a listener of the newest document cannot listen."""
         self._lifecycle = Lifecycle(self._listeners, self._timing, self._sampler.heartbeat_age)
@@ -193,9 +195,21 @@ class Sidecar:
         if not self._lifecycle.configured:
             self._lifecycle.config_active()
             asyncio.get_running_loop().call_soon(self._announce)
-        gc.freeze()  # what lives as long as the configuration is no business of the collector's
+        self._freeze()
         after = self._listeners.addresses()
         return {} if after == before else {"listeners": after}
+
+    def _freeze(self) -> None:
+        """What lives as long as the configuration is no business of the collector's.
+
+        Cycles of configurations that are gone (a few KB each) would be kept for ever too, so once in a while they are
+        let out and collected: tens of milliseconds every hundredth reload.
+        """
+        self._swaps += 1
+        if self._swaps % _COLLECT_EVERY == 0:
+            gc.unfreeze()
+            gc.collect()
+        gc.freeze()
 
     def _announce(self) -> None:
         """Once, when the first document is in force."""

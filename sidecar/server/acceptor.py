@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -27,10 +28,13 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 class Acceptor:
     """Owns one listening socket. `make_protocol` is called for each connection; `limit` says how many may be open.
 
-    Who made the protocol tells `released` when its connection is gone, if it uses `limit`.
+    Who made the protocol tells `released` when its connection is gone, if it uses `limit` or `spares`: descriptors that
+    are held back, so that so many connections are served also when the process has no other left.
     """
 
-    def __init__(self, sock: socket.socket, make_protocol: Callable[[], asyncio.BaseProtocol], *, name: str, limit: int = 0) -> None:
+    def __init__(
+        self, sock: socket.socket, make_protocol: Callable[[], asyncio.BaseProtocol], *, name: str, limit: int = 0, spares: int = 0
+    ) -> None:
         self.sock = sock
         self.name = name
         self.address: SocketAddress = bound_address(sock)
@@ -43,6 +47,9 @@ class Acceptor:
         self._closed = False
         self._exhausted = False
         self._resume: asyncio.TimerHandle | None = None
+        self._spares_wanted = spares
+        self._spares: list[int] = []
+        self._hold_back()
         self._adopting: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -62,6 +69,7 @@ class Acceptor:
     def released(self) -> None:
         """A connection is gone: there is room for another."""
         self.open -= 1
+        self._hold_back()
         if not self._reading:
             self._adjust()
 
@@ -91,6 +99,9 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
+                    if self._spares:
+                        os.close(self._spares.pop())
+                        continue
                     self._rest(error)
                     return
                 continue  # ECONNABORTED and its kin: that client has left while it waited
@@ -113,6 +124,13 @@ class Acceptor:
             if not isinstance(error, OSError):  # else the client has gone already
                 raise
 
+    def _hold_back(self) -> None:
+        while not self._closed and len(self._spares) < self._spares_wanted:
+            try:
+                self._spares.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:  # later, when a connection is gone
+                return
+
     def _rest(self, error: OSError) -> None:
         """Whoever waits stays in the backlog; a busy loop over a failing accept would take the CPU from the rest."""
         self._resume = self._loop.call_later(_PAUSE_SECONDS, self._rested)
@@ -130,6 +148,8 @@ class Acceptor:
             return
         self._accept(BACKLOG)
         self._closed = True
+        while self._spares:
+            os.close(self._spares.pop())
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None

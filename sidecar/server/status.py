@@ -27,6 +27,8 @@ _HEADER_TIMEOUT: Final = 5.0
 _IDLE_TIMEOUT: Final = 60.0
 _WRITE_TIMEOUT: Final = 10.0
 _MAX_CONNECTIONS: Final = 512
+_SPARES: Final = 4
+"""Probes that come at the same time are answered also when traffic has taken every other file descriptor."""
 _TEXT: Final = b"text/plain; charset=utf-8"
 
 Checks = Callable[[], Sequence[Check]]
@@ -47,7 +49,9 @@ class StatusServer:
         settings = ServerSettings(_LIMITS, _HEADER_TIMEOUT, 0, idle)  # a body is never read
         self._owner = Owner("status", settings, self._serve, _ignore, self._closed)
         self._left = asyncio.Event()
-        self._acceptor = Acceptor(open_socket(address), lambda: ServerConnection(self._owner), name="status", limit=_MAX_CONNECTIONS)
+        self._acceptor = Acceptor(
+            open_socket(address), lambda: ServerConnection(self._owner), name="status", limit=_MAX_CONNECTIONS, spares=_SPARES
+        )
         self._acceptor.start()
 
     @property

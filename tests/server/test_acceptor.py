@@ -30,13 +30,13 @@ class Echo(asyncio.Protocol):
         self.acceptor.released()
 
 
-def start(limit: int = 0, sock: socket.socket | None = None) -> Acceptor:
+def start(limit: int = 0, sock: socket.socket | None = None, spares: int = 0) -> Acceptor:
     def make() -> Echo:
         protocol = Echo()
         protocol.acceptor = acceptor
         return protocol
 
-    acceptor = Acceptor(sock or open_socket(SocketAddress("127.0.0.1", 0)), make, name="test", limit=limit)
+    acceptor = Acceptor(sock or open_socket(SocketAddress("127.0.0.1", 0)), make, name="test", limit=limit, spares=spares)
     acceptor.start()
     return acceptor
 
@@ -146,6 +146,20 @@ def test_without_a_descriptor_it_rests_says_so_once_and_goes_on(caplog: pytest.L
 
     run(main())
     assert [record.getMessage() for record in caplog.records] == ["cannot accept: Too many open files; clients wait"]
+
+
+def test_a_spare_descriptor_serves_a_connection_when_there_is_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        plain = open_socket(SocketAddress("127.0.0.1", 0))
+        acceptor = start(sock=Exhausted(plain.family, plain.type, fileno=plain.detach()), spares=2)
+        client = Client(acceptor)
+        assert await client.ask() == b"x"
+        client.close()
+        await until(lambda: acceptor.open == 0)
+        await acceptor.aclose()
+
+    run(main())
+    assert caplog.records == []
 
 
 def test_closing_serves_who_already_waits_in_the_backlog() -> None:
