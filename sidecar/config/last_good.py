@@ -82,10 +82,13 @@ class LastGood:
 def _read(path: Path) -> Kept:
     """Raises OSError, or ValueError for anything that we did not write like that."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is not a regular file")
-        content = file.read(_MAX_HEADER + MAX_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(_MAX_HEADER + MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     first, newline, data = content.partition(b"\n")
     if not newline or len(first) > _MAX_HEADER:
         raise ValueError("it is damaged")

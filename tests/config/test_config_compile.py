@@ -67,7 +67,7 @@ def test_default_timeouts_are_merged_under_a_route_key_by_key():
 def test_a_routes_retry_replaces_the_default_one_whole(retry, attempts, codes):
     body = UPSTREAM + f"defaults: {{retry: {{attempts: 5, codes: [500]}}}}\nroutes:\n  - backendRefs: [{{name: app}}]\n    {retry}\n"
     policy = snapshot(body).routes[0].retry
-    assert (None, None) == (attempts, codes) if policy is None else (policy.attempts, set(policy.codes)) == (attempts, codes)
+    assert (attempts, codes) == (None, None) if policy is None else (policy.attempts, set(policy.codes)) == (attempts, codes)
 
 
 def test_every_part_of_a_listener_is_compiled():

@@ -210,7 +210,7 @@ FILTER = UPSTREAM + ROUTE % "%s, filters: [%s]"
         ("{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Connection, value: x}]}}", "filters[0].requestHeaderModifier.set[0].name", "framing"),
         ("{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: content_length, value: x}]}}", "filters[0].requestHeaderModifier.add[0].name", "framing"),
         ("{type: RequestHeaderModifier, requestHeaderModifier: {remove: [Host]}}", "filters[0].requestHeaderModifier.remove[0]", "URLRewrite"),
-        ("{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: \"x\\r\\ny: z\"}]}}", "filters[0].requestHeaderModifier.set[0].value", "line breaks"),
+        ('{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: "x\\r\\ny: z"}]}}', "filters[0].requestHeaderModifier.set[0].value", "line breaks"),
         ("{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: ' x'}]}}", "filters[0].requestHeaderModifier.set[0].value", "blank"),
         ("{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: a, value: x}, {name: A, value: y}]}}", "filters[0].responseHeaderModifier.set[1].name", "twice"),
         ("{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: a, value: x}], remove: [a]}}", "filters[0].responseHeaderModifier.remove[0]", "written"),
