@@ -169,6 +169,8 @@ class UpstreamConnection(Connection):
             if request.length == CHUNKED:
                 self.send(last_chunk(body.trailers))
         except (ProxyError, PeerGone) as error:
+            if self.closed:  # the upstream has gone, not the client: what it sent before, if anything, says more
+                return
             self.failure = error
             self.wake()
             return

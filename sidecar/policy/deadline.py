@@ -43,6 +43,11 @@ class Deadlines:
         """The phase is over."""
         self.phase_at = NEVER
 
+    def between_attempts(self, until: float) -> None:
+        """An attempt has failed and the next begins at `until`: meanwhile no clock runs but `request`."""
+        self.attempt_at = self.phase_at = NEVER
+        self.moved_at = until
+
     def shorten_request(self, at: float) -> None:
         """A caller's own deadline can only shorten ours (product.md 3.8)."""
         self.request_at = min(self.request_at, at)

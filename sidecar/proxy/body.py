@@ -64,6 +64,12 @@ class OutgoingBody(BulkBody):
         """Nothing more will come from the client."""
         return self._source.done
 
+    @property
+    def awaited(self) -> bool:
+        """We wait for bytes of the client: it is not the upstream that stands still."""
+        connection = self._source.connection
+        return connection.waiter is not None or (connection.sink is not None and connection.reading)
+
     def ready(self) -> bool:
         """Whether `read` would not wait."""
         return bool(self._replay) or self._source.ready()

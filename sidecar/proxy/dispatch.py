@@ -68,6 +68,7 @@ class Dispatch:
                     return response
                 self._end(attempt, verdict.reason, failed=True)
                 response.abort()
+            flight.deadlines.between_attempts(monotonic() + self._delay)
             if self._delay:
                 await asyncio.sleep(self._delay)
             if flight.body is not None:

@@ -107,6 +107,13 @@ class Flight:
             pass
         return error
 
+    def _writing(self) -> bool:
+        """What stands still is a peer that takes nothing: the client, or the upstream while it should take the body."""
+        if self.connection.drained is not None:
+            return True
+        sending = self.body is not None and not self.body.awaited and self.exchange.attempts[-1].sent_at == 0.0
+        return sending and self.exchange.attempts[-1].phase in (Phase.SEND, Phase.BODY)
+
     def _timed_out(self, clock: Clock) -> ProxyError:
         deadlines = self.deadlines
         if clock is Clock.REQUEST:
@@ -114,7 +121,7 @@ class Flight:
         if clock is Clock.BODY_IDLE:
             return ProxyError(Reason.REQUEST_BODY_TIMEOUT, clock=clock, reusable=False)
         if clock in (Clock.STREAM_IDLE, Clock.TUNNEL_IDLE):
-            direction = "write" if self.connection.drained is not None else "read"
+            direction = "write" if self._writing() else "read"
             return ProxyError(Reason.STREAM_IDLE_TIMEOUT, clock=clock, direction=direction, reusable=False)
         deadlines.disarm_phase()
         deadlines.attempt_at = float("inf")
