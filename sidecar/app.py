@@ -64,10 +64,16 @@ def serve(bootstrap: Bootstrap) -> int:
     """Run the sidecar until it is told to end; the exit code of `outrider run`. Raises UsageError."""
     output = logs.setup(bootstrap.log_level, bootstrap.log_format)
     try:
-        return uvloop.run(_main(bootstrap, output))
+        code = uvloop.run(_main(bootstrap, output))
+        event(Event.STOPPED, "good-bye", exit_code=code)
+    except UsageError:
+        raise
+    except Exception:
+        logs.logger.exception("the sidecar failed", extra={"event": Event.INTERNAL_ERROR.value})
+        raise
     finally:
-        event(Event.STOPPED, "good-bye")
         output.close()
+    return code
 
 
 async def _main(bootstrap: Bootstrap, output: Output) -> int:

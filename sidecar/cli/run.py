@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sidecar import bootstrap
@@ -82,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
     """Serve until told to end. Raises UsageError."""
     if not args.config:
         raise UsageError("no document: give --config PATH (or OUTRIDER_CONFIG)")
-    from sidecar.app import serve
+    from sidecar.app import NO_CONFIG, serve
 
-    return serve(
+    code = serve(
         bootstrap.Bootstrap(
             config=Path(args.config),
             status_address=args.status_address,
@@ -95,3 +96,6 @@ def run(args: argparse.Namespace) -> int:
             require_config=args.require_config,
         )
     )
+    if code == NO_CONFIG:
+        print(f"outrider: no valid document at {args.config} (--require-config)", file=sys.stderr)
+    return code

@@ -44,7 +44,11 @@ class AdminListener:
         self._loading = create_task(self._serve(), name="admin surface")
 
     async def _serve(self) -> None:
-        app = await asyncio.to_thread(self._load)
+        try:
+            app = await asyncio.to_thread(self._load)
+        except Exception:
+            self._sock.close()  # who waits is told now, not by a time-out
+            raise
         from aiohttp import web  # noqa: PLC0415  # has just been imported by `load`, off the loop
 
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS)
@@ -61,7 +65,8 @@ class AdminListener:
         else:
             await cancel_and_wait([self._loading])
         if self._acceptor is None:
-            close_socket(self._sock)
+            if self._sock.fileno() >= 0:
+                close_socket(self._sock)
         else:
             await self._acceptor.aclose()
         if self._runner is not None:

@@ -12,7 +12,7 @@ from sidecar.http1.server_connection import Owner, ServerConnection, ServerSetti
 from sidecar.model.snapshot import Listener
 from sidecar.protocol.head import HeadLimits
 from sidecar.server.acceptor import Acceptor
-from sidecar.server.sockets import SocketAddress, listener_address, open_socket
+from sidecar.server.sockets import UNIX, SocketAddress, listener_address, open_socket
 
 Handler = Callable[[ServerConnection], Coroutine[Any, Any, None]]
 """Serves one connection from its first request to its last."""
@@ -43,7 +43,8 @@ class Watcher(Protocol):
 
 def port_key(listener: Listener) -> tuple[str, str, int]:
     """What makes two listeners of two documents the same socket: the address; for port 0 the name too."""
-    return ("", listener.bind, listener.port) if listener.port else (listener.name, listener.bind, 0)
+    fixed = listener.port or listener.bind.startswith(UNIX)
+    return ("", listener.bind, listener.port) if fixed else (listener.name, listener.bind, 0)
 
 
 class Port:

@@ -16,7 +16,7 @@ from sidecar.errors import OutriderError
 
 BACKLOG: Final = 4096
 """Connections that the kernel holds for us, also while accepting is paused (it caps this at net.core.somaxconn)."""
-_UNIX: Final = "unix:"
+UNIX: Final = "unix:"
 _WORDS: Final = {
     errno.EADDRINUSE: "the address is in use by another process",
     errno.EADDRNOTAVAIL: "this machine does not have the address",
@@ -44,14 +44,14 @@ class SocketAddress:
 
     def __str__(self) -> str:
         if self.path:
-            return _UNIX + self.path
+            return UNIX + self.path
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_address(text: str) -> SocketAddress:
     """`HOST:PORT`, `[IPv6]:PORT` or `unix:PATH`. Raises ValueError with the reason in words."""
-    if text.startswith(_UNIX):
-        return _unix_address(text.removeprefix(_UNIX))
+    if text.startswith(UNIX):
+        return _unix_address(text.removeprefix(UNIX))
     host, colon, port = text.rpartition(":")
     if not colon or not host:
         raise ValueError(f"{text!r} is not an address (write HOST:PORT or unix:PATH)")
@@ -69,8 +69,8 @@ def parse_address(text: str) -> SocketAddress:
 def listener_address(bind: str, port: int) -> SocketAddress:
     """The address of a document's listener: `bind` is an IP address or `unix:PATH`. Raises BindError."""
     try:
-        if bind.startswith(_UNIX):
-            return _unix_address(bind.removeprefix(_UNIX))
+        if bind.startswith(UNIX):
+            return _unix_address(bind.removeprefix(UNIX))
         _family(bind)
     except ValueError as error:
         raise BindError(str(error)) from None

@@ -205,6 +205,7 @@ def test_require_config_exits_78_when_the_first_document_is_absent_or_invalid(tm
     done = outrider("run", f"--config={absent}", *quiet("--require-config"))
     assert done.returncode == 78
     assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr == f"outrider: no valid document at {absent} (--require-config)\n"
 
 
 def test_a_port_in_use_is_one_clear_line_and_exit_code_2(tmp_path: Path) -> None:

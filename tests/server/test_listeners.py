@@ -186,15 +186,21 @@ def test_what_does_not_finish_within_the_drain_timeout_is_cut() -> None:
     uvloop.run(main())
 
 
-def test_an_address_may_become_narrower_on_the_same_port() -> None:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize("binds", [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("::", "127.0.0.1"), ("127.0.0.1", "::")])
+def test_an_address_may_become_narrower_or_wider_on_the_same_port(binds: tuple[str, str]) -> None:
     async def main() -> None:
         async with world() as w:
-            w.apply(replace(IN, bind="0.0.0.0"))
-            port = w.port("in")
-            w.apply(replace(IN, bind="0.0.0.0", port=port))
-            w.apply(replace(IN, bind="127.0.0.1", port=w.port("in")))
-            async with await w.connect("in") as client:
-                assert (await client.request()).body == b"in"
+            port = free_port()
+            for bind in binds:
+                w.apply(replace(IN, bind=bind, port=port))
+                async with await RawClient.open(port) as client:
+                    assert (await client.request()).body == b"in"
+            assert w.listeners.status()[0]["address"] == binds[1]
 
     uvloop.run(main())
 
@@ -239,6 +245,9 @@ def test_a_unix_path_is_a_listener_too(tmp_path: Any) -> None:
             async with await RawClient.open_unix(path) as client:
                 assert (await client.request()).body == b"in"
             assert w.listeners.status()[0]["address"] == f"unix:{path}"
+            w.apply(replace(IN, name="renamed", bind=f"unix:{path}"))
+            async with await RawClient.open_unix(path) as client:
+                assert (await client.request()).body == b"renamed"
 
     uvloop.run(main())
 
