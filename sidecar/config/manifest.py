@@ -13,7 +13,7 @@ from sidecar.config.node import Node, Tree
 from sidecar.config.parse import read_yaml
 from sidecar.config.problem import Problem
 
-MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 _KINDS: Final = re.compile(rb"""(?:^|[\s{,])["']?kind["']?\s*:\s*["']?(?:ConfigMap|ConfigMapList|List)\b""")
 
 

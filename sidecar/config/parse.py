@@ -199,7 +199,7 @@ class _YamlReader(Reader):
         line, column = mark.line + 1, mark.column + 1
         if kind is yaml.AliasEvent:
             self._refuse(line, column, "YAML aliases are not allowed (write the value out)")
-            self.scalar(Node(line, column, None))
+            self.scalar(Node(line, column, "" if self.wants_key() else None))
             return
         if event.anchor is not None:
             self._refuse(line, column, f"YAML anchors are not allowed (remove &{event.anchor[:40]})")

@@ -85,18 +85,20 @@ def _check_sizes(path: Path, listener: ListenerDoc) -> Iterator[Finding]:
 
 
 def _collisions(listeners: list[ListenerDoc]) -> Iterator[Finding]:
-    seen: list[tuple[int, int, str]] = []
+    """Two listeners on one address. Port 0 is never the same port."""
+    seen: dict[int, list[tuple[int, str]]] = {}
     for index, listener in enumerate(listeners):
         bind, port = bind_of(listener), listener.port or 0
-        for other, other_port, other_bind in seen:
-            if port == other_port and _overlap(bind, other_bind) and (port or bind.startswith("unix:")):
-                place = bind if bind.startswith("unix:") else f"port {port}"
-                yield (
-                    ("listeners", index, "bind" if bind.startswith("unix:") else "port"),
-                    f"{place} is taken by listeners[{other}] (write another)",
-                )
-                break
-        seen.append((index, port, bind))
+        is_unix = bind.startswith("unix:")
+        if not port and not is_unix:
+            continue
+        others = seen.setdefault(port, [])
+        taken = next((other for other, other_bind in others if _overlap(bind, other_bind)), None)
+        if taken is None:
+            others.append((index, bind))
+        else:
+            place = bind if is_unix else f"port {port}"
+            yield ("listeners", index, "bind" if is_unix else "port"), f"{place} is taken by listeners[{taken}] (write another)"
 
 
 def _overlap(one: str, two: str) -> bool:

@@ -51,6 +51,11 @@ def test_anchors_and_aliases_are_refused_where_they_stand():
     assert "aliases are not allowed" in messages(data)
 
 
+def test_an_alias_in_place_of_a_key_is_refused_too():
+    assert "aliases are not allowed" in messages(b"*a : 1\n")
+    assert "aliases are not allowed" in messages(b"[*a : 1]")
+
+
 def test_a_bomb_of_aliases_costs_nothing_because_nothing_is_expanded():
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20)]
     tree = parse("\n".join(levels).encode())
