@@ -11,6 +11,7 @@ from msgspec import NODEFAULT, UNSET, Struct, inspect
 
 from sidecar.config.problem import Path
 from sidecar.config.rules_ends import Finding
+from sidecar.config.shape import document_type, walk_types
 from sidecar.config.words import flat_union
 
 
@@ -22,15 +23,17 @@ class _Field(NamedTuple):
 
 
 @cache
+def _types() -> dict[type, inspect.StructType]:
+    return {kind.cls: kind for kind in walk_types(document_type())}
+
+
+@cache
 def _plan(struct: type[Struct]) -> tuple[_Field, ...]:
     """The fields of a mapping type that are marked, or hold mappings with marked fields below."""
-    kind = inspect.type_info(struct)
-    assert isinstance(kind, inspect.StructType)
     fields = []
-    for field in kind.fields:
+    for field in _types()[struct].fields:
         later = is_later(field)
-        below = any(_plan(one.cls) for one in _structs(field.type)) if not later else False
-        if later or below:
+        if later or any(_plan(one.cls) for one in _structs(field.type)):
             fields.append(_Field(field.name, field.encode_name, later, default_of(field)))
     return tuple(fields)
 
