@@ -27,20 +27,20 @@ class Kept:
 
 
 class OutgoingBody(BulkBody):
-    """Implements BodySource over the client's body. `replayable` while every byte read so far is still here."""
+    """Implements BodySource over the client's body, which can be read again while it is `replayable`."""
 
     __slots__ = (
         "_deadlines",
         "_exchange",
         "_idle",
         "_keep",
+        "_keeping",
         "_kept",
         "_pieces",
         "_replay",
         "_source",
         "_store",
         "length",
-        "replayable",
         "trailers",
     )
 
@@ -56,13 +56,18 @@ class OutgoingBody(BulkBody):
         self._store = store
         self._pieces: list[bytes] = []
         self._replay: list[bytes] = []
-        self.replayable = keep > 0 and source.length <= keep
+        self._keeping = keep > 0 and source.length <= keep
         """A body that is known to be too long is never kept."""
 
     @property
     def done(self) -> bool:
         """Nothing more will come from the client."""
         return self._source.done
+
+    @property
+    def replayable(self) -> bool:
+        """Every byte that has been read is still here; so it is while none has been read."""
+        return self._keeping or self._exchange.bytes_in == 0
 
     @property
     def awaited(self) -> bool:
@@ -94,7 +99,7 @@ class OutgoingBody(BulkBody):
         else:
             self._exchange.bytes_in += len(piece)
             deadlines.moved_at = monotonic()
-            if self.replayable:
+            if self._keeping:
                 self._remember(piece)
         return piece
 
@@ -116,11 +121,11 @@ class OutgoingBody(BulkBody):
         self._store.size -= self._kept
         self._kept = 0
         self._pieces = []
-        self.replayable = False
+        self._keeping = False
 
     def bulk_left(self) -> int:
         """See BulkBody. Nothing is handed over that might have to be replayed."""
-        if self.replayable or self._replay or self._source.limit:
+        if self._keeping or self._replay or self._source.limit:
             return 0
         return self._source.bulk_left()
 

@@ -63,6 +63,7 @@ class Dispatch:
                 if not verdict.retry:
                     raise
             else:
+                attempt.status = response.head.status
                 verdict = self._on_status(response)
                 if not verdict.retry:
                     return response

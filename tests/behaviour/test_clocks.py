@@ -10,7 +10,7 @@ import contextlib
 import socket
 import time
 
-from behaviour_kit import assert_reply, assert_reset, ask, live, never_accepts, playing, resets, silent, deaf, then_silent
+from behaviour_kit import ask, assert_reply, assert_reset, deaf, live, never_accepts, playing, resets, silent, then_silent
 from support import Connection, RawClient, ScriptedUpstream, answer, in_turn, response
 from support.engine import Engine, upstream
 
