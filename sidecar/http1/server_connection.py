@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from sidecar.tasks import create_task
 
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
+LOOK_SECONDS: Final = 0.1
+"""How often a client that we do not read from is looked at: nothing else would tell that it has gone."""
 _CRLF: Final = b"\r\n"
 _CR: Final = 0x0D
 _LINE_SLACK: Final = 64
@@ -60,7 +63,7 @@ class Owner:
 class ServerConnection(Connection):
     """`busy`: an exchange runs whose answer the client waits for; its leaving then cancels the handler's task."""
 
-    __slots__ = ("body", "busy", "draining", "gone", "head_expired", "last", "leaving", "owner", "peer", "peer_port", "requests", "task")
+    __slots__ = ("body", "busy", "draining", "gone", "head_expired", "last", "leaving", "looking", "owner", "peer", "peer_port", "requests", "task")
 
     def __init__(self, owner: Owner) -> None:
         super().__init__()
@@ -81,6 +84,8 @@ class ServerConnection(Connection):
         self.last = False
         """The current request said that it is the last: after its FIN the client still waits for the answer."""
         self.requests = 0
+        self.looking = False
+        """A look at a paused client is due."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected (asyncio callback)."""
@@ -118,6 +123,8 @@ class ServerConnection(Connection):
         self.busy = True
         if self.closed or (self.eof and not self.last):
             self._leave()
+        elif not self.reading:
+            self._look_later()
 
     def unwatch(self) -> None:
         """The exchange is over; the client's leaving is found by reading."""
@@ -127,6 +134,31 @@ class ServerConnection(Connection):
         if self.busy:
             self.busy, self.gone = False, True
             self.task.cancel()
+
+    def pause_reading(self) -> None:
+        """As Connection; but while nobody reads, the loop does not hear of a FIN or RST either."""
+        super().pause_reading()
+        if self.busy:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if not self.looking:
+            self.looking = True
+            self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self.looking = False
+        if self.reading or self.closed or not self.busy:
+            return
+        poll = select.poll()
+        poll.register(self.fd, select.POLLRDHUP)
+        events = poll.poll(0)
+        if events and events[0][1] & (select.POLLERR | select.POLLHUP):
+            self.abort()
+        elif events and not self.last:
+            self._leave()
+        else:
+            self._look_later()
 
     def idle_expired(self) -> None:
         """Idle for too long, or idle while draining: close without a word."""
@@ -170,9 +202,9 @@ class ServerConnection(Connection):
         return head
 
     def _begin_body(self, length: int, limit: int) -> None:
-        if limit and length > limit:
-            raise BadMessage(Rejection.BODY_TOO_LARGE, f"Content-Length {length} exceeds maxRequestBody", reason=Reason.REQUEST_TOO_LARGE)
-        self.body = RequestBody(self, length, limit)
+        self.body = body = RequestBody(self, length, limit)
+        if limit and length > limit:  # refused by the exchange, so that the refusal is recorded with its request
+            body.error = BadMessage(Rejection.BODY_TOO_LARGE, f"Content-Length {length} exceeds maxRequestBody", reason=Reason.REQUEST_TOO_LARGE)
 
     async def _rest_of_head(self) -> bytes | None:
         """A head that has come only in part: on the clock `headerTimeout`, checked as it grows."""
