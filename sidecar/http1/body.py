@@ -55,10 +55,11 @@ class Body(ABC):
         return piece
 
     def bulk_left(self) -> int:
-        """Bytes that are certain to follow beyond what has arrived; 0 when the body cannot be handed over."""
-        if self.decoder is not None or self.done or self.error is not None or self._piece or self.connection.closed:
+        """Bytes that are certain to follow; 0 when the body cannot be handed over, or some of it waits to be read first."""
+        connection = self.connection
+        if self.decoder is not None or self.done or self.error is not None or self._piece or connection.rx or connection.closed:
             return 0
-        return max(self.left - len(self.connection.rx), 0) if self.left > 0 else 0
+        return max(self.left, 0)
 
     def moved(self, size: int) -> None:
         """A relay took `size` bytes past us."""

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from sidecar.errors import PeerGone
 from sidecar.http1.body import Body
 from sidecar.http1.connection import BUFFER, Connection
 
@@ -31,7 +30,7 @@ class BulkBody(ABC):
 
     @abstractmethod
     async def relay_to(self, destination: Connection) -> None:
-        """Move them. Returns when all have moved or the source has ended. Raises PeerGone when `destination` is gone."""
+        """Move them. Returns when all have moved, the source has ended, or `destination` is closed."""
 
 
 class DirectRelay:
@@ -52,17 +51,15 @@ class DirectRelay:
         take = min(size, self.left)
         destination = self.destination
         if destination.closed:
+            self.source.rx += bytes(BUFFER[:size])  # nothing is lost: the source may have more to say than this body
             self._finish()
             return
         sent = 0
         if not destination.transport.get_write_buffer_size():
             try:
                 sent = os.write(destination.fd, BUFFER[:take])
-            except BlockingIOError:
+            except OSError:  # full, or broken: its transport will find out, after it has read what the peer said before
                 sent = 0
-            except OSError:
-                self._finish()
-                return
         if sent < take:
             destination.transport.write(bytes(BUFFER[sent:take]))  # a copy: uvloop keeps what it could not send, and BUFFER is used again
         self.left -= take
@@ -70,7 +67,7 @@ class DirectRelay:
         self.moved(take)
         if not self.left:
             if size > take:
-                self.source.rx = bytes(BUFFER[take:size])
+                self.source.rx += bytes(BUFFER[take:size])
             self._finish()
 
     def ended(self) -> None:
@@ -92,8 +89,7 @@ class DirectRelay:
 async def relay_bulk(body: Body, destination: Connection, moved: Callable[[int], None]) -> None:
     """Move what has not arrived yet of `body` to `destination`; `moved` hears of every piece.
 
-    Returns when it is complete or the source has ended: `body.read()` then says which. Raises PeerGone when the
-    destination is gone.
+    Returns when it is complete, the source has ended (`body.read()` then says which), or `destination` is closed.
     """
     relay = DirectRelay(body, destination, body.bulk_left(), moved)
     source = body.connection
@@ -107,5 +103,3 @@ async def relay_bulk(body: Body, destination: Connection, moved: Callable[[int],
     finally:
         relay.detach()
         source.resume_reading()
-    if destination.closed:
-        raise PeerGone("the destination of a relayed body is gone")
