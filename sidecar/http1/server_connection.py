@@ -203,8 +203,10 @@ class ServerConnection(Connection):
 
     def _begin_body(self, length: int, limit: int) -> None:
         self.body = body = RequestBody(self, length, limit)
+        self.body = body = RequestBody(self, length, limit)
         if limit and length > limit:  # refused by the exchange, so that the refusal is recorded with its request
-            body.error = BadMessage(Rejection.BODY_TOO_LARGE, f"Content-Length {length} exceeds maxRequestBody", reason=Reason.REQUEST_TOO_LARGE)
+            detail = f"Content-Length {length} exceeds maxRequestBody"
+            body.error = BadMessage(Rejection.BODY_TOO_LARGE, detail, reason=Reason.REQUEST_TOO_LARGE)
 
     async def _rest_of_head(self) -> bytes | None:
         """A head that has come only in part: on the clock `headerTimeout`, checked as it grows."""

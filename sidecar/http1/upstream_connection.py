@@ -195,6 +195,8 @@ class UpstreamConnection(Connection):
                 return head
             if head.status == _SWITCHING:
                 return self._switched(request, head, deadlines)
+            if interims == MAX_INTERIM:
+                break
             on_interim(head)
         raise UpstreamError(
             Reason.HTTP_PROTOCOL_ERROR, "too many interim responses", phase=Phase.HEADERS, rejection=Rejection.TOO_MANY_INTERIM

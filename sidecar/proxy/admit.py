@@ -32,9 +32,12 @@ def admit(connection: ServerConnection, head: RequestHead, plan: ListenerPlan, r
 
 
 def check(flight: Flight) -> Reply | None:
-    """Refuse TRACE, misplaced CONNECT and loops; answer OPTIONS whose `Max-Forwards` is used up (RFC 9110 section 7.6.2)."""
+    """Refuse TRACE, misplaced CONNECT, loops and bodies that announce themselves as too long; answer OPTIONS whose `Max-Forwards` is used up (RFC 9110 section 7.6.2)."""
     head = flight.exchange.head
     method = head.method
+    body = flight.connection.body
+    if body is not None and body.error is not None:
+        raise body.error
     if method == b"TRACE":
         raise ProxyError(Reason.HTTP_REQUEST_DENIED, "TRACE is refused: it would echo credentials", status=405)
     if method == b"CONNECT" and flight.plan.listener.mode is Mode.REVERSE:

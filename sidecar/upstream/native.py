@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Final
 
 from sidecar.errors import StaleConnection, UpstreamError
@@ -38,10 +39,9 @@ _INTERRUPTED: Final = {
 class NativeTransport:
     """Sends requests to the endpoints of one upstream, over pooled HTTP/1.1 connections."""
 
-    __slots__ = ("_addresses", "_connect_failed", "_loop", "_observer", "config", "pool")
+    __slots__ = ("_addresses", "_connect_failed", "_observer", "config", "pool")
 
     def __init__(self, config: Upstream, addresses: Addresses, observer: Observer, connect_failed: ConnectFailed) -> None:
-        self._loop = asyncio.get_running_loop()
         self._addresses = addresses
         self._observer = observer
         self._connect_failed = connect_failed
@@ -63,12 +63,12 @@ class NativeTransport:
     ) -> InboundResponse:
         """See Transport.send. With an idle connection at hand it first suspends where the response is awaited."""
         pool = self.pool
-        now = self._loop.time()
+        now = monotonic()
         attempt.phase, attempt.reused = Phase.POOL, False
         connection = pool.try_take(endpoint, now)
         if connection is None:
             connection = await pool.acquire(endpoint, attempt, deadlines)
-            now = self._loop.time()
+            now = monotonic()
         else:
             attempt.reused = True
         attempt.connected_at = now
@@ -97,7 +97,7 @@ class NativeTransport:
 
     async def _open(self, endpoint: Endpoint, attempt: Attempt, deadlines: Deadlines) -> UpstreamConnection:
         """Look up, connect, hand over: all of it on the `connect` clock."""
-        started = self._loop.time()
+        started = monotonic()
         attempt.phase = Phase.CONNECT
         deadlines.arm_phase(Clock.CONNECT, started, self.config.connect_timeout)
         try:
@@ -108,15 +108,15 @@ class NativeTransport:
             self._failed(endpoint, error.reason, started)
             raise
         except asyncio.CancelledError:
-            fired = deadlines.fired(self._loop.time())  # the clock stays armed: whoever cancelled us may still ask it
+            fired = deadlines.fired(monotonic())  # the clock stays armed: whoever cancelled us may still ask it
             self._failed(endpoint, _INTERRUPTED.get(fired, Reason.CLIENT_CLOSED) if fired else Reason.CLIENT_CLOSED, started)
             raise
         deadlines.disarm_phase()
-        attempt.connected_at = self._loop.time()
+        attempt.connected_at = monotonic()
         self._observer.upstream_connected(self.config.name, SUCCESS, attempt.connected_at - started)
         return connection
 
     def _failed(self, endpoint: Endpoint, reason: Reason, started: float) -> None:
-        self._observer.upstream_connected(self.config.name, reason.value, self._loop.time() - started)
+        self._observer.upstream_connected(self.config.name, reason.value, monotonic() - started)
         if reason is not Reason.CLIENT_CLOSED and reason is not Reason.CONNECTION_LIMIT_REACHED:
             self._connect_failed(endpoint)

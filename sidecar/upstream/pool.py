@@ -12,6 +12,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
+from time import monotonic
 from typing import Final
 
 from sidecar.errors import UpstreamError
@@ -100,7 +101,7 @@ class Pool:
         self._max_per_connection = limits.max_requests_per_connection or UNLIMITED
         self._age = limits.max_connection_age
         self.keep_alive.idle_timeout, self.keep_alive.enabled = limits.idle_timeout, limits.learn_keep_alive
-        self._idle_limit = self.keep_alive.limit(self._loop.time())
+        self._idle_limit = self.keep_alive.limit(monotonic())
         self._grant_slots()
 
     @property
@@ -138,7 +139,7 @@ class Pool:
         Sets `attempt.reused`. Raises UpstreamError: OVERLOADED at `maxRequests` or when the queue is full, else what opening one raised.
         """
         while True:
-            connection = self.try_take(endpoint, self._loop.time())
+            connection = self.try_take(endpoint, monotonic())
             if connection is None:
                 free = self._free_slot()
                 if free or self.idle:
@@ -188,7 +189,7 @@ class Pool:
             self._grant_slots()
         else:
             connection.on_closed = self._closed
-            self._open[connection] = self._loop.time() + self._age * (1 - AGE_JITTER * random.random()) if self._age else NEVER
+            self._open[connection] = monotonic() + self._age * (1 - AGE_JITTER * random.random()) if self._age else NEVER
         return connection
 
     def _evict_idle(self) -> None:
@@ -206,7 +207,7 @@ class Pool:
     async def _queue(self, endpoint: Endpoint, deadlines: Deadlines) -> UpstreamConnection | None:
         waiter = Waiter(endpoint, self._loop.create_future())
         self._waiters[waiter] = None
-        deadlines.arm_phase(Clock.QUEUE, self._loop.time(), deadlines.timeouts.queue)
+        deadlines.arm_phase(Clock.QUEUE, monotonic(), deadlines.timeouts.queue)
         try:
             granted = await waiter.future
         except BaseException:
@@ -250,7 +251,7 @@ class Pool:
                     eldest.passed_over += 1
                 del self._waiters[waiter]
                 self.active += 1
-                connection.idle_since = self._loop.time()
+                connection.idle_since = monotonic()
                 waiter.future.set_result(connection)
                 return True
         return False
@@ -262,7 +263,7 @@ class Pool:
         self.active -= 1
         if not keep or connection.closed:
             return
-        now = self._loop.time()
+        now = monotonic()
         if (
             self._closing
             or self._idle_limit <= 0
@@ -297,7 +298,7 @@ class Pool:
         if stack is not None and connection in stack:
             del stack[connection]
             self.idle -= 1
-            self._server_closed(self._loop.time() - connection.idle_since)
+            self._server_closed(monotonic() - connection.idle_since)
         self._grant_slots()
         self._ending.discard(connection)
         if self._ended is not None and not self._ended.done() and not self._ending:
@@ -316,17 +317,17 @@ class Pool:
     def announced(self, seconds: float) -> None:
         """A response said `Keep-Alive: timeout=seconds`."""
         self.keep_alive.announced(seconds)
-        self._idle_limit = self.keep_alive.limit(self._loop.time())
+        self._idle_limit = self.keep_alive.limit(monotonic())
 
     def _server_closed(self, idle_for: float) -> None:
-        now = self._loop.time()
+        now = monotonic()
         self.keep_alive.closed_by_server(idle_for, now)
         self._idle_limit = self.keep_alive.limit(now)
 
     def _sweep(self) -> None:
         """Close what has been idle for too long. The timer runs only while something is idle."""
         self._timer = None
-        now = self._loop.time()
+        now = monotonic()
         self._idle_limit = limit = self.keep_alive.limit(now)
         oldest = NEVER
         for endpoint, stack in list(self._idle.items()):
