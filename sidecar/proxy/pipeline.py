@@ -150,7 +150,7 @@ class Proxy:
         unread = body is not None and not body.done
         if flight.keep_alive and not unread and not connection.closed:
             return True
-        if flight.exchange.state is not State.ABORTED and (unread or not flight.exchange.head.keep_alive):
+        if flight.exchange.state is not State.ABORTED:
             await connection.linger()
         return False
 
@@ -169,7 +169,7 @@ class Proxy:
             self._aborted(flight, error.reason)
             return
         exchange.reason = error.reason
-        if not error.reusable:
+        if not error.reusable or exchange.head.method == b"CONNECT":  # RFC 9931: what follows a refused CONNECT is not parsed
             flight.keep_alive = False
         await self._reply(flight, reply_for(error, exchange))
 
