@@ -56,6 +56,15 @@ def find_end(data: bytes | bytearray, start: int = 0) -> int:
     return -1 if found < 0 else found + 4
 
 
+_empty_lines: Final = re.compile(rb"(?:\r\n)+").match
+
+
+def skip_empty_lines(data: bytes) -> bytes:
+    """`data` less the empty lines it begins with: a client may send some before a request line (RFC 9112 section 2.2)."""
+    found = _empty_lines(data)
+    return data if found is None else data[found.end() :]
+
+
 def looks_wrong(data: bytes | bytearray, start: int = 0) -> BadMessage | None:
     """Why an unfinished request head can never become one, or None; `data[start:]` is what came since the last question.
 
