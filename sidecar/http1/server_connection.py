@@ -13,7 +13,7 @@ from sidecar.http1.connection import Connection
 from sidecar.http1.idle import IdleQueue
 from sidecar.model.head import RequestHead
 from sidecar.model.reason import Clock, Reason, Rejection
-from sidecar.protocol.head import END_OF_HEAD, HeadLimits, find_end, looks_wrong, overflow, parse_request_head
+from sidecar.protocol.head import END_OF_HEAD, HeadLimits, find_end, looks_wrong, overflow, parse_request_head, skip_empty_lines
 from sidecar.tasks import create_task
 
 LINGER_SECONDS: Final = 2.0
@@ -63,7 +63,21 @@ class Owner:
 class ServerConnection(Connection):
     """`busy`: an exchange runs whose answer the client waits for; its leaving then cancels the handler's task."""
 
-    __slots__ = ("body", "busy", "draining", "gone", "head_expired", "last", "leaving", "looking", "owner", "peer", "peer_port", "requests", "task")
+    __slots__ = (
+        "body",
+        "busy",
+        "draining",
+        "gone",
+        "head_expired",
+        "last",
+        "leaving",
+        "looking",
+        "owner",
+        "peer",
+        "peer_port",
+        "requests",
+        "task",
+    )
 
     def __init__(self, owner: Owner) -> None:
         super().__init__()
@@ -177,22 +191,23 @@ class ServerConnection(Connection):
         may be read from this connection.
         """
         self.body = None
-        while not self.rx:
-            if self.closed or self.eof or self.leaving:
-                return None
-            idle = self.owner.settings.idle
-            idle.add(self)
-            await self.arrival()  # cancelled only when the connection ends, and then `connection_lost` takes it out
-            idle.discard(self)
-        rx = self.rx
-        end = rx.find(END_OF_HEAD) + 4
-        if end >= 4 and rx[0] != _CR:
-            self.rx, block = rx[end:], rx[:end]
-        else:
-            rest = await self._rest_of_head()
-            if rest is None:
-                return None
-            block = rest
+        block: bytes | None = b""
+        while not block:
+            while not self.rx:
+                if self.closed or self.eof or self.leaving:
+                    return None
+                idle = self.owner.settings.idle
+                idle.add(self)
+                await self.arrival()  # cancelled only when the connection ends, and then `connection_lost` takes it out
+                idle.discard(self)
+            rx = self.rx
+            end = rx.find(END_OF_HEAD) + 4
+            if end >= 4 and rx[0] != _CR:
+                self.rx, block = rx[end:], rx[:end]
+            else:
+                block = await self._rest_of_head()
+                if block is None:
+                    return None
         settings = self.owner.settings
         head = parse_request_head(block, settings.limits)
         self.requests += 1
@@ -203,24 +218,26 @@ class ServerConnection(Connection):
 
     def _begin_body(self, length: int, limit: int) -> None:
         self.body = body = RequestBody(self, length, limit)
-        self.body = body = RequestBody(self, length, limit)
         if limit and length > limit:  # refused by the exchange, so that the refusal is recorded with its request
             detail = f"Content-Length {length} exceeds maxRequestBody"
             body.error = BadMessage(Rejection.BODY_TOO_LARGE, detail, reason=Reason.REQUEST_TOO_LARGE)
 
     async def _rest_of_head(self) -> bytes | None:
-        """A head that has come only in part: on the clock `headerTimeout`, checked as it grows."""
+        """A head that has come only in part: on the clock `headerTimeout`, checked as it grows.
+
+        None when the client is done, b"" when nothing but empty lines had come: the connection idles again.
+        """
         timer: asyncio.TimerHandle | None = None
         if self.owner.settings.header_timeout:
             timer = self.loop.call_later(self.owner.settings.header_timeout, self._expire_head)
         scanned = 0
-        skip_line = True
         try:
             while True:
                 rx = self.rx
-                if skip_line and rx.startswith(_CRLF):  # RFC 9112 section 2.2: one empty line before a request
-                    rx = self.rx = rx[2:]
-                    scanned, skip_line = 0, False
+                if scanned == 0 and rx.startswith(_CRLF):
+                    rx = self.rx = skip_empty_lines(rx)
+                    if not rx:
+                        return rx
                 end = find_end(rx, max(scanned - 3, 0))
                 if end > 0:
                     self.rx = rx[end:]
