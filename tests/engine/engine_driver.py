@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from support import Connection
@@ -146,3 +146,17 @@ def finish(data: bytes, *, reset: bool = False):
             connection.reset()
 
     return play
+
+
+async def arrived(connection: Connection, data: bytes) -> None:
+    """Wait until a script on `connection` has read `data`."""
+    async with asyncio.timeout(LIMIT):
+        while data not in connection.received:
+            await asyncio.sleep(0.001)
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait until `true()` is."""
+    async with asyncio.timeout(LIMIT):
+        while not true():
+            await asyncio.sleep(0.001)
