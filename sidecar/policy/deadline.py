@@ -52,6 +52,11 @@ class Deadlines:
         """A caller's own deadline can only shorten ours (product.md 3.8)."""
         self.request_at = min(self.request_at, at)
 
+    def become_reply(self, now: float, idle: float) -> None:
+        """We have answered ourselves: only a client that does not take it is waited for, `idle` seconds where no route says how long."""
+        self.request_at = self.attempt_at = self.phase_at = self.body_at = NEVER
+        self.idle, self.moved_at = self.idle or idle, now
+
     def become_tunnel(self, now: float, idle: float) -> None:
         """After an upgrade only `tunnelIdle` applies."""
         self.request_at = self.attempt_at = self.phase_at = self.body_at = NEVER

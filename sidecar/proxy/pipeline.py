@@ -27,7 +27,7 @@ from sidecar.proxy.dispatch import Dispatch, end_attempt
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.plan import Plan
 from sidecar.proxy.prepare import prepare, redirect
-from sidecar.proxy.relay import relay
+from sidecar.proxy.relay import relay, relay_whole
 from sidecar.proxy.reply import Reply, reply_for
 from sidecar.proxy.respond import response_head
 from sidecar.proxy.route import Upstreams, find_destination, find_upstream
@@ -90,7 +90,7 @@ class Proxy:
                 parts = response_head(flight, response.head)
                 if response.head.status == _SWITCHING or head.method == b"CONNECT":
                     await self._tunnel(flight, response, parts)
-                else:
+                elif not relay_whole(flight, parts, response.body):
                     await relay(flight, parts, response.body)
                 move(flight.exchange, State.DONE)
             else:
@@ -165,7 +165,7 @@ class Proxy:
         exchange.clock, exchange.detail = error.clock, error.detail
         if isinstance(error, BadMessage) and error.rejection is not None:
             self.observer.message_rejected(exchange.listener.name, error.rejection)
-        if flight.committed:
+        if flight.committed or exchange.state is State.RESPONDING:  # the same outcome, however its bytes were cut into segments
             self._aborted(flight, error.reason)
             return
         exchange.reason = error.reason
@@ -195,7 +195,20 @@ class Proxy:
             exchange.bytes_out += len(reply.body)
         connection.send(wire)
         if connection.drained is not None:
-            await connection.drain()
+            await self._drain_reply(flight)
+
+    async def _drain_reply(self, flight: Flight) -> None:
+        """A client that reads nothing holds us up for `streamIdle`, then it is cut; no other clock matters any more."""
+        deadlines = flight.deadlines
+        deadlines.become_reply(monotonic(), self.plan.snapshot.default_timeouts.stream_idle)
+        try:
+            await flight.connection.drain()
+        except asyncio.CancelledError:
+            interruption = flight.interruption()
+            if interruption is None:
+                self._aborted(flight, Reason.DRAINING)
+                raise
+            await self._fail(flight, interruption)
 
     async def _refuse(self, listener: str, connection: ServerConnection, error: ProxyError) -> None:
         """No head came, or one that breaks a rule: answered, closed, and nothing more of it is parsed."""
