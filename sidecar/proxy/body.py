@@ -10,6 +10,7 @@ from sidecar.http1.connection import Connection
 from sidecar.http1.relay import BulkBody, relay_bulk
 from sidecar.model.exchange import Exchange
 from sidecar.model.head import Field
+from sidecar.model.reason import Clock
 from sidecar.policy.deadline import NEVER, Deadlines
 from sidecar.protocol.hop_by_hop import trailers_allowed
 
@@ -32,6 +33,7 @@ class OutgoingBody(BulkBody):
     __slots__ = (
         "_deadlines",
         "_exchange",
+        "_expecting",
         "_idle",
         "_keep",
         "_keeping",
@@ -50,6 +52,8 @@ class OutgoingBody(BulkBody):
         self.trailers: list[Field] = []
         self._exchange = exchange
         self._deadlines = deadlines
+        self._expecting = exchange.head.expect_continue
+        """The client waits for the upstream's word: what it does not send is for the upstream to answer."""
         self._idle = exchange.listener.body_idle_timeout
         self._keep = keep
         self._kept = 0
@@ -88,12 +92,17 @@ class OutgoingBody(BulkBody):
         if source.ready():
             piece = await source.read()
         else:
-            if self._idle:
+            if self._expecting:
+                deadlines.arm_phase(Clock.RESPONSE_HEADER, monotonic(), deadlines.timeouts.response_header)
+            elif self._idle:
                 deadlines.body_at = monotonic() + self._idle
             try:
                 piece = await source.read()
             finally:
                 deadlines.body_at = NEVER
+        if self._expecting:
+            self.continued()
+            deadlines.body_at = NEVER
         if not piece:
             self.trailers = trailers_allowed(source.trailers, self._exchange.head.connection_tokens)
         else:
@@ -102,6 +111,13 @@ class OutgoingBody(BulkBody):
             if self._keeping:
                 self._remember(piece)
         return piece
+
+    def continued(self) -> None:
+        """The client no longer waits for 100 (Expect: 100-continue): from now on its silence is its own."""
+        if self._expecting:
+            self._expecting = False
+            self._deadlines.disarm_phase()
+            self._deadlines.body_at = monotonic() + self._idle if self._idle else NEVER
 
     def _remember(self, piece: bytes) -> None:
         size = len(piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from random import random
 from time import monotonic
 from typing import Final
@@ -20,7 +21,7 @@ from sidecar.policy.deadline_header import NAME, render_timeout
 from sidecar.policy.retry import NO, STALE, RetryState, Verdict, affordable, backoff, idempotent, retry_after
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.respond import interim
-from sidecar.proxy.tunnel import Connected
+from sidecar.proxy.tunnel import connect
 from sidecar.upstream.transport import InboundResponse
 
 RETRY_AFTER_MAX: Final = 10.0
@@ -54,14 +55,17 @@ class Dispatch:
         while True:
             attempt = self._begin()
             try:
-                response = await self._try(attempt)
+                response = await self._send(attempt)
+            except asyncio.CancelledError as cancelled:
+                error = self._interruption(attempt, cancelled)
+                if not self._again(attempt, error):
+                    raise error from None
             except ProxyError as error:
-                verdict = self._on_error(error)
-                self._end(
-                    attempt, verdict.reason if verdict.reason == STALE else error.reason.value, failed=isinstance(error, UpstreamError)
-                )
-                if not verdict.retry:
+                if not self._again(attempt, error):
                     raise
+            except PeerGone:
+                self._end(attempt, "client_closed", failed=False)
+                raise
             else:
                 attempt.status = response.head.status
                 verdict = self._on_status(response)
@@ -82,6 +86,13 @@ class Dispatch:
         head = self.flight.exchange.head
         has_key = not idempotent(head.method) and any(lower == b"idempotency-key" for _, lower, _ in head.fields)
         return RetryState(self._policy, head.method, has_key)
+
+    def _again(self, attempt: Attempt, error: ProxyError) -> bool:
+        """End `attempt`; True when another one follows."""
+        verdict = self._on_error(error)
+        outcome = STALE if verdict.reason == STALE else error.reason.value
+        self._end(attempt, outcome, failed=isinstance(error, UpstreamError))
+        return verdict.retry
 
     def _on_error(self, error: ProxyError) -> Verdict:
         flight = self.flight
@@ -139,7 +150,8 @@ class Dispatch:
         self._tries += 1
         return attempt
 
-    async def _try(self, attempt: Attempt) -> InboundResponse:
+    def _send(self, attempt: Attempt) -> Awaitable[InboundResponse]:
+        """What one attempt waits for: the response's head, or a connection for CONNECT."""
         flight = self.flight
         upstream, request, deadlines = flight.upstream, flight.request, flight.deadlines
         assert upstream is not None
@@ -149,27 +161,24 @@ class Dispatch:
         deadlines.attempt_at = now + seconds if seconds else NEVER
         if deadlines.request_at < NEVER:
             request.attempt_own = [(NAME, render_timeout(deadlines.request_at - now))]
-        try:
-            endpoint = upstream.pick(now, self._key, self._tried)
-            attempt.endpoint = endpoint
-            self._tried.append(endpoint)
-            if request.method == b"CONNECT":
-                return Connected(await upstream.transport.connect(endpoint, attempt, deadlines))
-            return await upstream.transport.send(endpoint, request, attempt, deadlines, self._interim)
-        except asyncio.CancelledError:
-            interruption = flight.interruption()
-            if isinstance(interruption, ProxyError):
-                attempt.clock = interruption.clock
-                raise interruption from None
-            self._end(attempt, "draining" if interruption is None else "client_closed", failed=False)
-            if interruption is None:
-                raise
-            raise interruption from None
-        except PeerGone:
-            self._end(attempt, "client_closed", failed=False)
-            raise
+        attempt.endpoint = endpoint = upstream.pick(now, self._key, self._tried)
+        self._tried.append(endpoint)
+        if request.method == b"CONNECT":
+            return connect(upstream.transport, endpoint, attempt, deadlines)
+        return upstream.transport.send(endpoint, request, attempt, deadlines, self._interim)
+
+    def _interruption(self, attempt: Attempt, cancelled: asyncio.CancelledError) -> ProxyError:
+        """The clock that cut the attempt short. Raises PeerGone when the client did, `cancelled` when we are to stop."""
+        interruption = self.flight.interruption()
+        if isinstance(interruption, ProxyError):
+            attempt.clock = interruption.clock
+            return interruption
+        self._end(attempt, "draining" if interruption is None else "client_closed", failed=False)
+        raise cancelled if interruption is None else interruption
 
     def _interim(self, head: ResponseHead) -> None:
+        if head.status == 100 and self.flight.body is not None:
+            self.flight.body.continued()
         interim(self.flight, head)
 
     def _end(self, attempt: Attempt, outcome: str, *, failed: bool) -> None:

@@ -12,7 +12,7 @@ from support import Connection, RawClient, answer, response
 from support.engine import Engine, upstream
 
 from sidecar.model.reason import Reason, Rejection
-from sidecar.model.snapshot import Backend, Match, PathMatch, PoolLimits, Route, Timeouts
+from sidecar.model.snapshot import Backend, Match, PathMatch, PoolLimits, Timeouts
 
 OK = answer(response(body=b"ok"))
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -377,7 +377,9 @@ async def test_every_exchange_is_recorded_exactly_once_with_what_the_client_saw(
         assert (exchange.route.name, exchange.upstream.name, exchange.client) == ("all", "app", "127.0.0.1")
         attempt = exchange.attempts[0]
         assert attempt.endpoint.label == f"127.0.0.1:{fake.port}"
-        assert 0 < attempt.started_at <= attempt.connected_at <= attempt.sent_at <= attempt.headers_at <= attempt.ended_at <= exchange.ended_at
+        assert (
+            0 < attempt.started_at <= attempt.connected_at <= attempt.sent_at <= attempt.headers_at <= attempt.ended_at <= exchange.ended_at
+        )
 
 
 @live
