@@ -22,7 +22,7 @@ from sidecar.model.outbound import OutboundRequest
 from sidecar.model.reason import Clock, Phase, Reason, Rejection
 from sidecar.policy.deadline import Deadlines
 from sidecar.protocol.chunked import encode_chunk, last_chunk
-from sidecar.protocol.head import END_OF_HEAD, parse_response_head, response_looks_wrong
+from sidecar.protocol.head import END_OF_HEAD, parse_response_head, response_looks_wrong, response_overflow
 from sidecar.protocol.upgrade import accepted
 from sidecar.tasks import create_task
 
@@ -187,7 +187,10 @@ class UpstreamConnection(Connection):
     ) -> ResponseHead:
         for interims in range(MAX_INTERIM + 1):
             try:
-                head = parse_response_head(await self._head_block(attempt, interims), request.method)
+                if not self.rx and not self.eof:
+                    await self.arrival()
+                block = self._whole_head() or await self._rest_of_head(attempt, interims)
+                head = parse_response_head(block, request.method)
             except BadMessage as error:
                 raise UpstreamError(error.reason, error.detail, phase=Phase.HEADERS, rejection=error.rejection) from None
             if head.status >= 200:
@@ -210,30 +213,31 @@ class UpstreamConnection(Connection):
         deadlines.disarm_phase()
         return head
 
-    async def _head_block(self, attempt: Attempt, interims: int) -> bytes:
+    def _whole_head(self) -> bytes:
+        """The next head when all of it has come, else b""."""
+        rx = self.rx
+        end = rx.find(END_OF_HEAD) + 4
+        if end < 4 or self.failure is not None:
+            return b""
+        self.rx = rx[end:]
+        return rx[:end]
+
+    async def _rest_of_head(self, attempt: Attempt, interims: int) -> bytes:
+        """A head of which some, or nothing, has come: checked as it grows. Raises UpstreamError, StaleConnection."""
         scanned = 0
-        while True:
+        while not (block := self._whole_head()):
             if self.failure is not None:
                 raise self.failure
             rx = self.rx
-            if rx:
-                end = rx.find(END_OF_HEAD, max(scanned - 3, 0)) + 4
-                if end >= 4:
-                    self.rx = rx[end:]
-                    return rx[:end]
-                if (wrong := response_looks_wrong(rx, scanned)) is not None:
-                    raise wrong
-                if len(rx) >= MAX_HEAD:
-                    raise UpstreamError(
-                        Reason.HTTP_RESPONSE_HEADER_SECTION_SIZE,
-                        "response head exceeds 64 KiB",
-                        phase=Phase.HEADERS,
-                        rejection=Rejection.HEAD_TOO_LARGE,
-                    )
-                scanned = len(rx)
+            if rx and (wrong := response_looks_wrong(rx, scanned)) is not None:
+                raise wrong
+            if len(rx) >= MAX_HEAD:
+                raise response_overflow()
+            scanned = len(rx)
             if self.eof or self.closed:
                 raise self._lost(attempt, interims)
             await self.arrival()
+        return block
 
     def _lost(self, attempt: Attempt, interims: int) -> UpstreamError:
         if self.rx or interims:

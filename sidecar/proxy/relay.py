@@ -17,19 +17,23 @@ FLUSH_BYTES: Final = 64 * 1024
 """What has come together is written together, up to this much."""
 
 
+def relay_whole(flight: Flight, parts: list[bytes], body: BodySource) -> bool:
+    """Write `parts` (the head) and `body` at once if all of it has come: most responses. False: `relay` must go on."""
+    whole = body.whole() if isinstance(body, Body) else b""
+    if not whole or flight.connection.drained is not None:
+        return False
+    parts.append(whole)
+    flight.exchange.bytes_out += len(whole)
+    _write(flight, parts)
+    parts.clear()
+    return flight.connection.drained is None  # else `relay` waits until the client has taken it
+
+
 async def relay(flight: Flight, parts: list[bytes], body: BodySource) -> None:
     """Write `parts` (the head) and all of `body`. The head and the body bytes that came with it leave in one write.
 
     Raises what `body.read` raises, PeerGone when the client is gone. Returns with everything handed to the transport.
     """
-    whole = body.whole() if isinstance(body, Body) else b""
-    if whole:  # most responses: nothing to wait for, nothing to frame
-        parts.append(whole)
-        flight.exchange.bytes_out += len(whole)
-        _write(flight, parts)
-        if flight.connection.drained is not None:
-            await flight.connection.drain()
-        return
     while True:
         complete = await _gather(flight, parts, body)
         if complete and flight.chunked:

@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import Callable
 
 from sidecar.errors import PeerGone
+from sidecar.model.endpoint import Endpoint
+from sidecar.model.exchange import Attempt
 from sidecar.model.head import Field, ResponseHead
 from sidecar.model.stream import BodySource, ByteStream
+from sidecar.policy.deadline import Deadlines
 from sidecar.tasks import cancel_and_wait, create_task
+from sidecar.upstream.transport import Transport
 
 
 class _NoBody:
@@ -48,6 +52,11 @@ class Connected:
     def abort(self) -> None:
         """Close at once."""
         self._stream.abort()
+
+
+async def connect(transport: Transport, endpoint: Endpoint, attempt: Attempt, deadlines: Deadlines) -> Connected:
+    """Answer a CONNECT: a connection of its own to `endpoint`. Raises UpstreamError."""
+    return Connected(await transport.connect(endpoint, attempt, deadlines))
 
 
 async def tunnel(client: ByteStream, upstream: ByteStream, sent: Callable[[int], None], received: Callable[[int], None]) -> None:
