@@ -160,3 +160,12 @@ async def until(true: Callable[[], object]) -> None:
     async with asyncio.timeout(LIMIT):
         while not true():
             await asyncio.sleep(0.001)
+
+
+async def drip(connection: Connection, pieces: Sequence[bytes]) -> None:
+    """Send `pieces` as segments of their own, until the peer has enough."""
+    for piece in pieces:
+        if connection._writer.transport.is_closing():
+            raise ConnectionResetError("the engine has ended the connection")
+        await connection.send(piece)
+        await turns(2)
