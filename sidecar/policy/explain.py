@@ -41,9 +41,10 @@ class Ruling(Generic[T]):
 
     __slots__ = ("candidate", "exact", "wildcards")
 
-    def __init__(self, candidate: Candidate[T]) -> None:
+    def __init__(self, candidate: Candidate[T], exact: tuple[bytes, ...], wildcards: tuple[bytes, ...]) -> None:
         self.candidate = candidate
-        self.exact, self.wildcards = split_hostnames(candidate.rule.route)
+        self.exact = exact
+        self.wildcards = wildcards
 
     def host_rank(self, host: bytes) -> HostRank:
         """How well the route's hostnames fit: less is better, `_FOREIGN` not at all."""

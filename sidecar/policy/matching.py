@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, Generic, Protocol, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -19,8 +20,23 @@ _PATH_SAFE: Final = "/%!$&'()*+,;=:@-._~"
 """What stands in a path as it is (RFC 3986 section 3.3); the rest is percent-encoded, as clients send it."""
 
 
+PATTERN_CHARACTERS: Final = 1024
+PATTERN_INSTRUCTIONS: Final = 2000
+"""Size of one compiled expression. RE2 without its table of states takes a step per instruction and byte of the path."""
+_PATTERN_MEMORY: Final = 128 * 1024
+"""Bytes that RE2 may take for one expression, its table of states included (RE2::Options max_mem)."""
+_UNICODE_CLASSES: Final = 16
+"""Each takes 0.1 ms to read, whatever comes out."""
+_TOO_LARGE: Final = "the expression is too large (write smaller repetition counts, `*` for `{0,1000}`, or fewer classes)"
+
+
 class Regex(Protocol):
-    """The one thing that is asked of a compiled expression."""
+    """What is asked of a compiled expression."""
+
+    @property
+    def programsize(self) -> int:
+        """Instructions: what it costs to compile and to match."""
+        ...
 
     def fullmatch(self, text: bytes) -> object | None:
         """Something when the whole of `text` matches, else None."""
@@ -30,21 +46,36 @@ class Regex(Protocol):
 def compile_regex(pattern: str) -> Regex:
     """Compile `pattern` with RE2: linear time whatever the input, no look-around, no back-references.
 
-    Raises ValueError with a sentence for the document's author. RE2 is imported at the first call, because most
-    documents have no expression.
+    At most a few milliseconds, because what is too large is refused. Raises ValueError with a sentence for the
+    document's author. RE2 is imported at the first call, because most documents have no expression.
     """
+    if len(pattern) > PATTERN_CHARACTERS:
+        raise ValueError(f"the expression is longer than {PATTERN_CHARACTERS} characters (write a shorter one)")
+    if pattern.lower().count("\\p") > _UNICODE_CLASSES:
+        raise ValueError(_TOO_LARGE)
     import re2  # noqa: PLC0415 - 3 MB and 20 ms that most documents need not pay
 
     options = re2.Options()
     options.log_errors = False  # it would write to stderr
     options.never_capture = True
+    options.max_mem = _PATTERN_MEMORY
     try:
         compiled: Regex = re2.compile(pattern.encode(), options)
     except re2.error as error:
         told = error.args[0] if error.args else "unknown error"
         text = told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
-        raise ValueError(f"not a regular expression that RE2 accepts: {text}") from error
+        if "too large" in text:
+            raise ValueError(_TOO_LARGE) from None
+        raise ValueError(
+            f"not a regular expression that RE2 accepts: {text} (write RE2 syntax: no look-around, no back-references)"
+        ) from None
+    if compiled.programsize > PATTERN_INSTRUCTIONS:
+        raise ValueError(_TOO_LARGE)
     return compiled
+
+
+Compiler = Callable[[str], Regex]
+"""`compile_regex`, or one that remembers."""
 
 
 @lru_cache(maxsize=4096)
@@ -115,11 +146,11 @@ class Condition:
 
     __slots__ = ("exact", "name", "regex", "source")
 
-    def __init__(self, source: ValueMatch, name: bytes) -> None:
+    def __init__(self, source: ValueMatch, name: bytes, compiler: Compiler) -> None:
         self.source = source
         self.name = name
         self.exact = source.value.encode()
-        self.regex = compile_regex(source.value) if source.type is ValueType.REGEX else None
+        self.regex = compiler(source.value) if source.type is ValueType.REGEX else None
 
     def holds(self, value: bytes | None) -> bool:
         """Whether `value` is what is asked for; an absent one never is. Expressions must match the whole value."""
@@ -128,13 +159,15 @@ class Condition:
         return value == self.exact if self.regex is None else self.regex.fullmatch(value) is not None
 
 
-def _conditions(sources: tuple[ValueMatch, ...], *, lower: bool) -> tuple[Condition, ...]:
+def _conditions(sources: tuple[ValueMatch, ...], compiler: Compiler, *, lower: bool) -> tuple[Condition, ...]:
     """Of several entries with one name the first counts (Gateway API HTTPRouteMatch.headers, .queryParams)."""
+    if not sources:
+        return ()
     first: dict[bytes, Condition] = {}
     for source in sources:
         name = (source.name.lower() if lower else source.name).encode()
         if name not in first:
-            first[name] = Condition(source, name)
+            first[name] = Condition(source, name, compiler)
     return tuple(first.values())
 
 
@@ -159,17 +192,17 @@ class Candidate(Generic[T]):
 
     __slots__ = ("headers", "method", "number", "path", "plain", "queries", "rank", "regex", "rule")
 
-    def __init__(self, payload: T, route: Route, number: int) -> None:
+    def __init__(self, payload: T, route: Route, number: int, compiler: Compiler) -> None:
         match = route.matches[number]
         kind, value = match.path.type, match.path.value
         self.number = number
-        self.regex = compile_regex(value) if kind is PathType.REGEX else None
+        self.regex = compiler(value) if kind is PathType.REGEX else None
         self.path = b"" if kind is PathType.REGEX else document_path(kind, value)
         self.method = None if match.method is None else match.method.encode()
-        self.headers = _conditions(match.headers, lower=True)
-        self.queries = _conditions(match.query_params, lower=False)
+        self.headers = _conditions(match.headers, compiler, lower=True)
+        self.queries = _conditions(match.query_params, compiler, lower=False)
         self.plain = self.method is None and not self.headers and not self.queries
-        length = {PathType.EXACT: 0, PathType.PREFIX: len(self.path), PathType.REGEX: len(value)}[kind]
+        length = 0 if kind is PathType.EXACT else len(self.path) if kind is PathType.PREFIX else len(value)
         self.rank: Rank = (PATH_RANK[kind], -length, self.method is None, -len(self.headers), -len(self.queries), route.index, number)
         self.rule = Rule(payload, route, match, self.path if kind is PathType.PREFIX else b"")
 

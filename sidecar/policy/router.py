@@ -13,20 +13,38 @@ takes no part. So adding `api.shop.svc` with a rule for `/v2` never takes `/v1` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import chain
 from typing import Final, Generic, TypeVar
 
 from sidecar.model.head import Field
 from sidecar.model.snapshot import PathType, Route
-from sidecar.policy.explain import Request, Ruling, Verdict, verdicts
-from sidecar.policy.matching import Candidate, Facts, Regex, Rule, compile_regex, matched_path
+from sidecar.policy.explain import Request, Ruling, Verdict, split_hostnames, verdicts
+from sidecar.policy.matching import Candidate, Compiler, Facts, Rank, Regex, Rule, compile_regex, matched_path
 from sidecar.policy.shadow import shadowed
+from sidecar.policy.slices import Slices, at_once
 
-__all__ = ["Regex", "Router", "Rule", "Verdict", "compile_regex", "shadowed"]
+__all__ = ["Regex", "Router", "Rule", "Verdict", "compile_regex", "routers_in_slices", "shadowed"]
 
 T = TypeVar("T")
 
 _NO_FACTS: Final = Facts([], b"")
+_HOSTS: Final = 63
+"""A rule with many hostnames pauses after each 64 of them."""
+
+
+def _insert(candidates: list[Candidate[T]], candidate: Candidate[T]) -> None:
+    """Keep the order of precedence, however they come: mostly in order."""
+    if not candidates or candidates[-1].rank < candidate.rank:
+        candidates.append(candidate)
+    else:
+        insort(candidates, candidate, key=_rank)
+
+
+def _rank(candidate: Candidate[T]) -> Rank:
+    return candidate.rank
 
 
 class _Bucket(Generic[T]):
@@ -40,9 +58,9 @@ class _Bucket(Generic[T]):
         """The first rule, if it takes every request that comes here."""
 
     def add(self, candidate: Candidate[T]) -> None:
-        if not self.candidates and candidate.plain:
-            self.sure = candidate.rule
-        self.candidates.append(candidate)
+        _insert(self.candidates, candidate)
+        first = self.candidates[0]
+        self.sure = first.rule if first.plain else None
 
     def first(self, method: bytes, facts: Facts) -> Rule[T] | None:
         for candidate in self.candidates:
@@ -66,17 +84,19 @@ class _Table(Generic[T]):
         """Elements of the longest prefix."""
 
     def add(self, candidate: Candidate[T]) -> None:
-        """Candidates come by ascending rank."""
         kind = candidate.rule.match.path.type
-        if kind is PathType.EXACT:
-            self.exact.setdefault(candidate.path, _Bucket()).add(candidate)
-        elif kind is PathType.REGEX:
-            self.regexes.append(candidate)
-        elif candidate.path:
-            self.prefixes.setdefault(candidate.path, _Bucket()).add(candidate)
-            self.depth = max(self.depth, candidate.path.count(b"/"))
-        else:
+        if kind is PathType.REGEX:
+            _insert(self.regexes, candidate)
+        elif kind is PathType.PREFIX and not candidate.path:
             self.root.add(candidate)
+        else:
+            buckets = self.exact if kind is PathType.EXACT else self.prefixes
+            bucket = buckets.get(candidate.path)
+            if bucket is None:
+                bucket = buckets[candidate.path] = _Bucket()
+            bucket.add(candidate)
+            if kind is PathType.PREFIX:
+                self.depth = max(self.depth, candidate.path.count(b"/"))
 
     def find(self, path: bytes, method: bytes, facts: Facts) -> Rule[T] | None:
         """The best rule for a normalised `path`."""
@@ -102,36 +122,49 @@ class _Table(Generic[T]):
 
 
 class Router(Generic[T]):
-    """The compiled rules of one listener. Immutable."""
+    """The compiled rules of one listener. Immutable once it is filled."""
 
     __slots__ = ("_any", "_asks", "_hosts", "_only", "_paths", "_rulings", "_wild_depth", "_wildcards")
 
     def __init__(self, rules: Sequence[tuple[Route, T]], listener: str) -> None:
         """Keep the routes of `listener` and those of every listener. Raises ValueError for a bad expression."""
+        self._empty()
+        compiler = cache(compile_regex)
+        kept = ((route, payload) for route, payload in rules if route.listener is None or route.listener == listener)
+        at_once(self._fill(ruling for route, payload in kept for ruling in _rulings(route, payload, compiler)))
+
+    def _empty(self) -> None:
         self._hosts: dict[bytes, _Table[T]] = {}
         self._wildcards: dict[bytes, _Table[T]] = {}
         self._any: _Table[T] | None = None
-        candidates = [
-            Candidate(payload, route, number)
-            for route, payload in rules
-            if route.listener is None or route.listener == listener
-            for number in range(len(route.matches))
-        ]
-        candidates.sort(key=lambda candidate: candidate.rank)
-        self._rulings = [Ruling(candidate) for candidate in candidates]
-        for ruling in self._rulings:
-            for table in self._tables_for(ruling):
-                table.add(ruling.candidate)
-        self._wild_depth = max((suffix.count(b".") + 1 for suffix in self._wildcards), default=0)
-        self._asks = any(candidate.headers or candidate.queries for candidate in candidates)
-        self._paths = any(candidate.path or candidate.rule.match.path.type is not PathType.PREFIX for candidate in candidates)
+        self._rulings: list[Ruling[T]] = []
+        self._wild_depth = 0
+        """Labels of the longest wildcard."""
+        self._asks = False
+        """Some rule looks at headers or query parameters."""
+        self._paths = False
+        """Some rule looks at the path."""
+        self._only: Rule[T] | None = None
+
+    def _fill(self, rulings: Iterable[Ruling[T]]) -> Slices[None]:
+        for ruling in rulings:
+            candidate = ruling.candidate
+            self._rulings.append(ruling)
+            for count, table in enumerate(self._tables_for(ruling)):
+                table.add(candidate)
+                if count & _HOSTS == _HOSTS:
+                    yield
+            self._asks = self._asks or bool(candidate.headers or candidate.queries)
+            self._paths = self._paths or bool(candidate.path) or candidate.rule.match.path.type is not PathType.PREFIX
+            yield
         self._only = self._catch_all()
 
     def _tables_for(self, ruling: Ruling[T]) -> Iterator[_Table[T]]:
         for host in ruling.exact:
-            yield self._hosts.setdefault(host, _Table())
+            yield _table(self._hosts, host)
         for suffix in ruling.wildcards:
-            yield self._wildcards.setdefault(suffix, _Table())
+            self._wild_depth = max(self._wild_depth, suffix.count(b".") + 1)
+            yield _table(self._wildcards, suffix)
         if not ruling.exact and not ruling.wildcards:
             self._any = self._any or _Table()
             yield self._any
@@ -180,3 +213,44 @@ class Router(Generic[T]):
     def explain(self, host: bytes, path: bytes, method: bytes, fields: list[Field]) -> list[Verdict]:
         """Every rule in order of precedence for this request, and why it did or did not get it. Not for the hot path."""
         return verdicts(self._rulings, Request(host.removesuffix(b"."), matched_path(path), method, Facts(fields, path)))
+
+
+def _table(tables: dict[bytes, _Table[T]], name: bytes) -> _Table[T]:
+    table = tables.get(name)
+    if table is None:
+        table = tables[name] = _Table()
+    return table
+
+
+def _rulings(route: Route, payload: T, compiler: Compiler) -> Iterator[Ruling[T]]:
+    """The rules of a route, one per match."""
+    exact, wildcards = split_hostnames(route)
+    for number in range(len(route.matches)):
+        yield Ruling(Candidate(payload, route, number, compiler), exact, wildcards)
+
+
+def routers_in_slices(rules: Iterable[tuple[Route, T]], listeners: Iterable[str]) -> Slices[dict[str, Router[T]]]:
+    """The router of each listener, made in small steps.
+
+    Every rule and every expression is compiled once, and listeners without routes of their own share one router.
+    Raises ValueError for a bad expression.
+    """
+    compiler = cache(compile_regex)
+    everywhere: list[Ruling[T]] = []
+    own: dict[str, list[Ruling[T]]] = {}
+    for route, payload in rules:
+        rulings = everywhere if route.listener is None else own.setdefault(route.listener, [])
+        for ruling in _rulings(route, payload, compiler):
+            rulings.append(ruling)
+            yield
+    shared = yield from _made(everywhere)
+    routers = {}
+    for listener in listeners:
+        routers[listener] = (yield from _made(chain(everywhere, own[listener]))) if listener in own else shared
+    return routers
+
+
+def _made(rulings: Iterable[Ruling[T]]) -> Slices[Router[T]]:
+    router: Router[T] = Router((), "")
+    yield from router._fill(rulings)
+    return router

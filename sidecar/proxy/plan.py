@@ -7,7 +7,8 @@ from typing import Final, Protocol
 
 from sidecar.model.snapshot import HeaderModifier, Listener, Route, Snapshot
 from sidecar.policy.backends import WeightedChoice
-from sidecar.policy.router import Router
+from sidecar.policy.router import Router, routers_in_slices
+from sidecar.policy.slices import Slices, at_once
 from sidecar.protocol.forwarded import ForwardedPolicy, PeerRules
 from sidecar.upstream.runtime import UpstreamRuntime
 
@@ -56,9 +57,9 @@ class ListenerPlan:
 
     __slots__ = ("_forwarded", "_peers", "_plans", "listener", "router")
 
-    def __init__(self, listener: Listener, routes: list[tuple[Route, RoutePlan]]) -> None:
+    def __init__(self, listener: Listener, router: Router[RoutePlan]) -> None:
         self.listener = listener
-        self.router: Router[RoutePlan] = Router(routes, listener.name)
+        self.router = router
         self._forwarded = ForwardedPolicy(listener.forwarded, listener.trusted_proxies)
         self._plans: dict[PeerRules, PeerPlan] = {}
         self._peers: dict[str, PeerPlan] = {}
@@ -80,6 +81,17 @@ class Plan:
     __slots__ = ("listeners", "snapshot")
 
     def __init__(self, snapshot: Snapshot, upstreams: Upstreams) -> None:
+        at_once(self._prepare(snapshot, upstreams))
+
+    @classmethod
+    def in_slices(cls, snapshot: Snapshot, upstreams: Upstreams) -> Slices[Plan]:
+        """The same in small steps: 5,000 routes take longer than a request may wait."""
+        plan = cls.__new__(cls)
+        yield from plan._prepare(snapshot, upstreams)
+        return plan
+
+    def _prepare(self, snapshot: Snapshot, upstreams: Upstreams) -> Slices[None]:
         self.snapshot = snapshot
-        routes = [(route, RoutePlan(route, upstreams)) for route in snapshot.routes]
-        self.listeners = {listener.name: ListenerPlan(listener, routes) for listener in snapshot.listeners}
+        rules = ((route, RoutePlan(route, upstreams)) for route in snapshot.routes)
+        routers = yield from routers_in_slices(rules, [listener.name for listener in snapshot.listeners])
+        self.listeners = {listener.name: ListenerPlan(listener, routers[listener.name]) for listener in snapshot.listeners}
