@@ -44,8 +44,10 @@ def _frame(flight: Flight, head: ResponseHead, parts: list[bytes]) -> None:
     if flight.chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     body = flight.body
-    early_error = body is not None and not body.done and head.status >= 400  # the client may well stop sending now
-    flight.keep_alive = flight.keep_alive and not (connection.draining or early_error or (unknown and not flight.chunked))
+    # The client may well stop sending now, or, not told to go on, never begin (RFC 9110 section 10.1.1).
+    no_need = head.status >= 400 or (flight.exchange.head.expect_continue and not flight.started)
+    cut = body is not None and not body.done and no_need
+    flight.keep_alive = flight.keep_alive and not (connection.draining or cut or (unknown and not flight.chunked))
     if not flight.keep_alive:
         parts.append(b"Connection: close\r\n")
 
