@@ -20,6 +20,7 @@ from sidecar import __version__
 from sidecar.bootstrap import OFF, Bootstrap
 from sidecar.config.file import FileSource
 from sidecar.config.last_good import LastGood
+from sidecar.config.pace import in_slices
 from sidecar.config.problem import ConfigRejected, Problem
 from sidecar.config.source import Mailbox, feed
 from sidecar.config.store import ConfigStore, Outcome
@@ -56,8 +57,6 @@ NO_CONFIG: Final = 78
 """EX_CONFIG of sysexits.h: `--require-config` and the first document is no good."""
 EMPTY: Final = Snapshot(revision="", hash="", listeners=(), upstreams={}, routes=())
 _COLLECT_EVERY: Final = 100
-_LARGE_ROUTES: Final = 200
-"""From here on a plan is built in a thread: it takes longer than a request may wait."""
 
 
 def serve(bootstrap: Bootstrap) -> int:
@@ -132,8 +131,10 @@ class Sidecar:
             ending,
         ]
         await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done() and (code := starting.result()):
-            return code
+        if starting.done() and not starting.result():
+            if self._refusal:
+                raise UsageError(self._refusal)
+            return NO_CONFIG
         return CUT if await ending else 0
 
     def _open_surfaces(self) -> None:
@@ -167,17 +168,15 @@ class Sidecar:
 
     # -- configuration
 
-    async def _start(self, first: asyncio.Future[Outcome | None]) -> int:
-        """The first decision about a document: its own, else (not with --require-config) the last good one, else none yet."""
+    async def _start(self, first: asyncio.Future[Outcome | None]) -> bool:
+        """The first decision about a document: its own, else the last good one, else none yet. False: go no further."""
         await first
         if self._store.active is None:
-            if self._refusal:
-                raise UsageError(self._refusal)
-            if self._bootstrap.require_config:
-                return NO_CONFIG
+            if self._refusal or self._bootstrap.require_config:
+                return False
             await self._store.restore()
         self._lifecycle.first_decision()
-        return 0
+        return True
 
     async def _apply(self, snapshot: Snapshot) -> dict[str, Any]:
         """Bind what is new, bring the upstreams in line, then, without a gap, swap. Raises ConfigRejected."""
@@ -226,9 +225,7 @@ class Sidecar:
             event(Event.RESOURCE_LIMIT, warning, level=logging.WARNING)
 
     async def _plan(self, snapshot: Snapshot) -> Plan:
-        if len(snapshot.routes) < _LARGE_ROUTES:
-            return Plan(snapshot, self._registry)
-        return await asyncio.to_thread(Plan, snapshot, self._registry)
+        return await in_slices(Plan.in_slices(snapshot, self._registry))
 
     def _handler(self, listener: Listener) -> Handler:
         return self._proxy.handler(listener.name)
@@ -303,6 +300,7 @@ class Sidecar:
                 state=lambda: self._lifecycle.stage.value,
                 config=active,
                 rejected=rejected,
+                sources=lambda: self._store.connected,
                 listeners=lambda: [admin.ListenerStatus(**entry) for entry in self._listeners.status()],
                 upstreams=self._registry.statuses,
                 connections=self._listeners.connections,

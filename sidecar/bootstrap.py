@@ -78,13 +78,3 @@ def workers(text: str) -> int:
 def unsupported(_text: str) -> str:
     """A flag whose feature has not been built. Raises ValueError."""
     raise ValueError("not supported in this version (use --config PATH)")
-
-
-def switch(text: str) -> bool:
-    """`true` or `false`, as a variable spells it. Raises ValueError."""
-    word = text.lower()
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off"):
-        return False
-    raise ValueError(f"{text!r} is neither true nor false")

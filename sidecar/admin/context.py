@@ -93,6 +93,8 @@ class AdminContext:
     """None until a valid document has come."""
     rejected: Callable[[], RejectedConfig | None]
     """None when the newest document is the active one."""
+    sources: Callable[[], Mapping[str, bool]]
+    """Where documents come from, and whether each could be read when it was last looked at."""
     listeners: Callable[[], Sequence[ListenerStatus]]
     upstreams: Callable[[], Sequence[UpstreamStatus]]
     connections: Callable[[], object]

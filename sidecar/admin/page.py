@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from sidecar.admin.views import MAX_ROUTES
+from sidecar.model.quantity import format_duration
 
 STYLE: Final = files("sidecar.admin").joinpath("page.css").read_text("utf-8")
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -43,7 +44,7 @@ def page_parts(view: Mapping[str, Any], question: Mapping[str, str], answer: str
     yield from _banner(view)
     yield "<main>"
     yield from _readiness(view["readiness"])
-    yield from _config(view["config"], view["problems"], view["warnings"])
+    yield from _config(view)
     yield from _explain(question, answer, [listener["name"] for listener in view["listeners"]])
     yield from _section("Listeners", _table(view["listeners"], ("name", "mode", "address", "port", "protocol", "state"), "/listeners"))
     yield from _section("Upstreams", _upstreams(view["upstreams"]))
@@ -55,7 +56,22 @@ def page_parts(view: Mapping[str, Any], question: Mapping[str, str], answer: str
 
 
 _ROUTE_COLUMNS: Final = ("name", "listener", "hostnames", "matches", "upstreams")
-_FAILURE_COLUMNS: Final = ("time", "requestId", "route", "upstream", "method", "path", "status", "reason", "clock", "durationMs")
+_FAILURE_COLUMNS: Final = (
+    "time",
+    "method",
+    "path",
+    "status",
+    "reason",
+    "clock",
+    "detail",
+    "durationMs",
+    "listener",
+    "route",
+    "upstream",
+    "requestId",
+)
+_LONG: Final = frozenset(("path", "detail", "message", "problem", "hostnames", "matches"))
+"""Columns whose text may break anywhere; the others keep to one line and the table scrolls."""
 
 
 def _text(value: object) -> str:
@@ -82,6 +98,7 @@ def _banner(view: Mapping[str, Any]) -> Iterator[str]:
     state = str(view["state"])
     yield f"<header><h1>Outrider <small>{_text(view['version'])}</small></h1><p>"
     yield _badge(state, good=bool(view["readiness"]["ready"]))
+    yield f" · up {format_duration(float(int(view['uptimeSeconds'])))}"
     yield ' · <a href="/">refresh</a></p></header>'
 
 
@@ -96,12 +113,17 @@ def _readiness(readiness: Mapping[str, Any]) -> Iterator[str]:
     return _section("Readiness", items())
 
 
-def _config(config: Mapping[str, Any], problems: Mapping[str, Any], warnings: Sequence[str]) -> Iterator[str]:
+def _config(view: Mapping[str, Any]) -> Iterator[str]:
+    config, problems, warnings = view["config"], view["problems"], view["warnings"]
+
     def content() -> Iterator[str]:
         if config["revision"] is None:
             yield "<p>No valid document has come yet.</p>"
         else:
             yield f"<dl>{_pairs(config, source='source', revision='revision', hash='hash', loadedAt='active since')}</dl>"
+        for source in view["sources"]:
+            if not source["connected"]:
+                yield f'<p class="bad">✗ {_text(source["name"])}: cannot be read now; the log says why</p>'
         if problems["problems"]:
             yield f'<h3 class="bad">✗ The newest document ({_text(problems["source"])}, {_text(problems["revision"])}) was refused</h3>'
             yield from _table(problems["problems"], ("line", "column", "path", "message"), "/config/problems")
@@ -181,7 +203,8 @@ def _table(
     yield "".join(f'<th scope="col">{column}</th>' for column in columns)
     yield "</tr></thead><tbody>"
     for row in rows[:MAX_ROUTES]:
-        yield "<tr>" + "".join(f"<td>{cell(column, row.get(column))}</td>" for column in columns) + "</tr>"
+        cells = (f"<td{' class=long' if column in _LONG else ''}>{cell(column, row.get(column))}</td>" for column in columns)
+        yield f"<tr>{''.join(cells)}</tr>"
     yield "</tbody></table></div>"
     if (hidden := max(total, len(rows)) - MAX_ROUTES) > 0:
         yield f'<p>{hidden} more: <a href="{more}">{more}</a></p>'

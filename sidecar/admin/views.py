@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sidecar.admin.context import ActiveConfig, AdminContext, ListenerStatus
 from sidecar.admin.versions import versions
-from sidecar.model.snapshot import Match, PathType, Route
+from sidecar.model.snapshot import Match, Route
 from sidecar.model.status import EndpointStatus, UpstreamStatus
 from sidecar.observe.text import utc
 
@@ -102,6 +102,7 @@ def overview(context: AdminContext) -> Json:
         "readiness": readiness(context),
         "config": config_head(active),
         "problems": problems(context),
+        "sources": [{"name": name, "connected": connected} for name, connected in context.sources().items()],
         "warnings": () if snapshot is None else snapshot.warnings,
         "listeners": listeners(context),
         "upstreams": upstreams(context),
@@ -126,9 +127,7 @@ def _route(route: Route) -> Json:
 
 
 def _match(match: Match) -> str:
-    words = [match.method or "", f"{match.path.value}*" if match.path.type is PathType.PREFIX else match.path.value]
-    if match.path.type is PathType.REGEX:
-        words[1] = f"~ {match.path.value}"
+    words = [match.method or "", f"{match.path.type.value} {match.path.value}"]
     words += [f"{header.name}: {header.value}" for header in match.headers]
     words += [f"?{query.name}={query.value}" for query in match.query_params]
     return " ".join(word for word in words if word)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
 from urllib.parse import urlencode
 
 from sidecar.cli.client import AdminClient, AdminError
 from sidecar.cli.files import read, shown_name
-from sidecar.cli.flags import add_admin_flag, add_flag, admin_address, one_of
+from sidecar.cli.flags import add_admin_flag, add_flag, admin_address, one_of, variable_of
 from sidecar.errors import UsageError
 
 EXAMPLE = """\
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("method", metavar="METHOD", help="for example GET")
     parser.add_argument("url", metavar="URL", help="http://HOST/PATH, /PATH, or HOST:PORT for CONNECT")
-    parser.add_argument("-H", "--header", action="append", default=[], metavar="'NAME: VALUE'", help="a header; may be repeated")
+    parser.add_argument("-H", "--header", action="append", metavar="'NAME: VALUE'", help="a header; may be repeated")
     add_flag(parser, "--listener", metavar="NAME", help="where the request arrives")
     source = parser.add_mutually_exclusive_group()
     add_flag(source, "--config", metavar="FILE", help="explain by this document instead of asking a sidecar")
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the explanation. Raises UsageError or AdminError."""
+    if args.header is None:  # as a variable: one on each line
+        args.header = os.environ.get(variable_of("--header"), "").splitlines()
     # OUTRIDER_CONFIG may be there for `outrider run`; whoever writes --admin means the sidecar.
     explanation = _offline(args) if args.config and not args.admin else _live(args)
     if args.output == "json":

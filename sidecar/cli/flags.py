@@ -34,6 +34,11 @@ def add_flag(
     parser.add_argument(name, type=_checked(parse), default=value, **options)
 
 
+def add_switch(parser: argparse._ActionsContainer, name: str, **options: Any) -> None:
+    """Add a flag that is on or off: `--name`, `--name false`, or its variable."""
+    add_flag(parser, name, parse=switch, default="false", nargs="?", const=True, metavar="BOOL", **options)
+
+
 def variable_of(flag: str) -> str:
     """The variable of a flag: `--admin-address` gives `OUTRIDER_ADMIN_ADDRESS`."""
     return "OUTRIDER_" + flag.lstrip("-").replace("-", "_").upper()
@@ -69,6 +74,16 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def switch(text: str) -> bool:
+    """`true` or `false`, as a variable spells it. Raises ValueError."""
+    word = text.lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
 
 
 def duration(text: str) -> float:

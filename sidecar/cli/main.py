@@ -66,6 +66,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 2 for a wrong one, else what the command says."""
+    _open_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(words)
@@ -79,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `outrider ... | head`
         _silence_stdout()
         code = FAILURE
+    except OSError as error:  # a full disk behind `outrider ... > file`
+        _silence_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        code = _complain(OutriderError(f"cannot go on: {where}{(error.strerror or str(error)).lower()}"), FAILURE)
     except Exception as error:  # a bug: still one line; the whole story with --log-level debug
         logging.getLogger("outrider").debug("unexpected error", exc_info=error)
         code = _complain(error, FAILURE, "unexpected error: ")
@@ -128,6 +133,16 @@ def _complain(error: Exception, code: int, prefix: str = "") -> int:
     except OSError:  # nobody listens
         pass
     return code
+
+
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed them; the first socket or file of ours must not take their place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _silence_stdout() -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from sidecar import bootstrap
-from sidecar.cli.flags import add_flag, one_of
+from sidecar.cli.flags import add_flag, add_switch, one_of
 from sidecar.errors import UsageError
 from sidecar.server.sockets import parse_address
 
@@ -64,16 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="auto, json or console (default auto)",
     )
-    add_flag(
-        parser,
-        "--require-config",
-        parse=bootstrap.switch,
-        default="false",
-        nargs="?",
-        const=True,
-        metavar="BOOL",
-        help="exit 78 when the first document is no good, instead of waiting",
-    )
+    add_switch(parser, "--require-config", help="exit 78 when the first document is no good, instead of waiting")
     add_flag(parser, "--workers", parse=bootstrap.workers, default="1", metavar="N", help="processes (only 1 in this version)")
     for flag in ("--configmap", "--configmap-key", "--kubeconfig", "--context"):
         add_flag(parser, flag, parse=bootstrap.unsupported, help=argparse.SUPPRESS)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from sidecar.cli.client import AdminClient
-from sidecar.cli.flags import add_admin_flag, add_flag, admin_address, duration, one_of
+from sidecar.cli.flags import add_admin_flag, add_flag, add_switch, admin_address, duration, one_of
 from sidecar.cli.rates import Counts, Totals, rates, totals
 from sidecar.model.quantity import format_duration
 from sidecar.observe.text import printable
@@ -33,7 +33,7 @@ Json = Mapping[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of interface.md section 1, and how long rates are measured."""
     parser.epilog = EXAMPLE
-    parser.add_argument("--watch", action="store_true", help="show it again and again, until Ctrl-C")
+    add_switch(parser, "--watch", help="show it again and again, until Ctrl-C")
     add_flag(parser, "--interval", parse=duration, default="1s", metavar="DURATION", help="how long rates are measured (default 1s)")
     add_flag(parser, "--output", parse=one_of("text", "json"), default="text", metavar="FORMAT", help="text or json (default text)")
     add_admin_flag(parser)
@@ -92,6 +92,9 @@ def _configuration(view: Json) -> Iterator[str]:
         yield "Configuration  none: no valid document has come yet"
     else:
         yield f"Configuration  revision {config['revision']} from {config['source']}, active since {config['loadedAt']}"
+    for source in view["sources"]:
+        if not source["connected"]:
+            yield f"  ! {source['name']}: cannot be read now (config_source_lost in the log says why)"
     if problems["problems"]:
         yield f"  ! the newest document (revision {problems['revision']}) was refused at {problems['rejectedAt']}:"
         yield from _bounded([f"    line {one['line']}, {one['path'] or 'document'}: {one['message']}" for one in problems["problems"]])

@@ -159,6 +159,9 @@ class ConfigStore:
     def _take_over(self, source: str, revision: str) -> None:
         """The same bytes again: nothing to do, but a rejected document in between is history."""
         assert self.active is not None
+        if self.rejected is not None:
+            fields = {"source": source, "revision": revision}
+            log.info("the newest document is the active one again", extra={"event": "config_reverted", "fields": fields})
         self.rejected = None
         self._refused_bytes = b""
         self.active = self.active._replace(source=source, revision=revision)

@@ -32,6 +32,8 @@ class Event(StrEnum):
     READY = "ready"
     CONFIG_APPLIED = "config_applied"
     CONFIG_REJECTED = "config_rejected"
+    CONFIG_REVERTED = "config_reverted"
+    """A rejected document has been replaced by the one that is active."""
     CONFIG_WARNING = "config_warning"
     CONFIG_SOURCE_LOST = "config_source_lost"
     CONFIG_SOURCE_BACK = "config_source_back"

@@ -91,7 +91,7 @@ class Lifecycle:
         """`/readyz`: never an upstream's health."""
         return [
             Check("config", self.configured, "no valid document yet"),
-            Check("draining", not self.draining, f"the sidecar is {self.stage.value}"),
+            Check("not-draining", not self.draining, f"the sidecar is {self.stage.value}"),
         ]
 
     def liveness(self) -> list[Check]:

@@ -27,6 +27,7 @@ _WORDS: Final = {
     errno.ENOTDIR: "the folder of the socket does not exist",
     errno.EROFS: "the folder of the socket is read-only",
     errno.EMFILE: "no file descriptor is left",
+    errno.ENOTSOCK: "the path exists and is not a socket",
 }
 
 
@@ -161,7 +162,7 @@ def _remove_stale(path: str) -> None:
     """A socket file outlives its process; one that nobody listens on may go. Raises OSError when somebody does."""
     try:
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise OSError(errno.EADDRINUSE, "the path exists and is not a socket")
+            raise OSError(errno.ENOTSOCK, "the path exists and is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -111,6 +111,7 @@ class World:
     def __init__(self) -> None:
         self.config: ActiveConfig | None = active(shop())
         self.rejected: RejectedConfig | None = None
+        self.sources = {"file": True}
         self.checks = [Check(name="config", ok=True, detail="no valid document yet")]
         self.state = "ready"
         self.level = "info"
@@ -129,6 +130,7 @@ class World:
             state=lambda: self.state,
             config=lambda: self.config,
             rejected=lambda: self.rejected,
+            sources=lambda: self.sources,
             listeners=lambda: [
                 ListenerStatus(name="inbound", mode="Reverse", address="0.0.0.0", port=15001, protocol="HTTP/1.1", state="listening")
             ],
