@@ -7,9 +7,8 @@ on every listener. A Forward listener that has an `allow` list is left out, beca
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from itertools import islice
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -39,46 +38,41 @@ from sidecar.model.document import (
 from sidecar.model.document_ends import ConnectionPoolDoc, ListenerDoc, LoadBalancerDoc, RetryBudgetDoc, UpstreamDoc
 from sidecar.model.quantity import parse_size
 from sidecar.model.snapshot import Snapshot
+from sidecar.policy.slices import Slices, at_once
 
-__all__ = ["SLICE", "Origins", "compile_document", "compile_in_slices", "implied_routes"]
-
-SLICE: Final = 50
-"""Routes that are compiled at a stretch, a few milliseconds of work."""
+__all__ = ["Origins", "compile_document", "compile_in_slices", "implied_routes"]
 
 
 def compile_document(document: Document, *, revision: str = "", digest: str = "", warnings: tuple[str, ...] = ()) -> Snapshot:
     """The snapshot of a document that `validate` found right."""
-    slices = compile_in_slices(document, document.routes, revision=revision, digest=digest, warnings=warnings)
-    while True:
-        try:
-            next(slices)
-        except StopIteration as stop:
-            snapshot: Snapshot = stop.value
-            return snapshot
+    return at_once(compile_in_slices(document, document.routes, revision=revision, digest=digest, warnings=warnings))
 
 
 def compile_in_slices(
     document: Document, routes: Iterable[RouteDoc], *, revision: str, digest: str, warnings: tuple[str, ...]
-) -> Generator[None, None, Snapshot]:
-    """The same as a generator that pauses after every `SLICE` routes and returns the snapshot.
+) -> Slices[Snapshot]:
+    """The same in small steps.
 
     `routes` take the place of the document's own, so that they may be decoded slice by slice too.
     """
     defaults = document.defaults
     retry = None if defaults.retry is None else _retry(defaults.retry)
     compiled: list[model.Route] = []
-    pending = iter(routes)
-    while batch := list(islice(pending, SLICE)):
-        compiled.extend(_route(route, index, defaults.timeouts, retry) for index, route in enumerate(batch, start=len(compiled)))
+    for index, route in enumerate(routes):
+        compiled.append(_route(route, index, defaults.timeouts, retry))
         yield
     if not compiled:
         implied = implied_routes(document)
         compiled = [_route(route, index, defaults.timeouts, retry) for index, route in enumerate(implied)]
+    upstreams: dict[str, model.Upstream] = {}
+    for upstream in document.upstreams:
+        upstreams[upstream.name] = _upstream(upstream)
+        yield
     return Snapshot(
         revision=revision,
         hash=digest,
         listeners=tuple(_listener(listener) for listener in document.listeners),
-        upstreams={upstream.name: _upstream(upstream) for upstream in document.upstreams},
+        upstreams=upstreams,
         routes=tuple(compiled),
         default_timeouts=_timeouts(TimeoutsDoc(), defaults.timeouts),
         default_retry=retry,

@@ -15,6 +15,7 @@ import msgspec
 import sidecar
 from sidecar.config.compile import Origins, compile_in_slices
 from sidecar.config.load import Problems, digest, load
+from sidecar.config.pace import in_slices
 from sidecar.config.packed import Answer, Packed
 from sidecar.config.parse import MAX_BYTES
 from sidecar.config.problem import Problem
@@ -53,21 +54,12 @@ async def load_async(data: bytes, *, revision: str = "") -> Compiled | Problems:
         return Problems([Problem("", 1, 1, str(error))])
     if answer.packed is None:
         return Problems(answer.problems)
-    snapshot = await _build(answer.packed, revision, digest(data), tuple(answer.warnings))
+    packed = answer.packed
+    slices = compile_in_slices(
+        packed.document_without_routes(), packed.iter_routes(), revision=revision, digest=digest(data), warnings=tuple(answer.warnings)
+    )
+    snapshot = await in_slices(slices)
     return Compiled(snapshot, Origins.decode(answer.origins), answer.packed)
-
-
-async def _build(packed: Packed, revision: str, hash_: str, warnings: tuple[str, ...]) -> Snapshot:
-    """Build the snapshot, giving way to traffic between slices."""
-    document = packed.document_without_routes()
-    slices = compile_in_slices(document, packed.iter_routes(), revision=revision, digest=hash_, warnings=warnings)
-    while True:
-        try:
-            next(slices)
-        except StopIteration as stop:
-            snapshot: Snapshot = stop.value
-            return snapshot
-        await asyncio.sleep(0)
 
 
 async def ask_child(data: bytes, *, seconds: float = CHILD_SECONDS) -> Answer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -28,11 +27,16 @@ from sidecar.model.document import (
 )
 from sidecar.model.quantity import parse_size
 from sidecar.model.snapshot import PathType, ValueType
-from sidecar.policy.router import compile_regex
+from sidecar.policy.matching import PATTERN_INSTRUCTIONS, compile_regex
 
 MAX_KEPT_BODY: Final = 16 * 1024 * 1024
 """The process-wide limit of bodies kept for retries (product.md 3.3)."""
-_MAX_PATTERN: Final = 1024
+MAX_EXPRESSIONS: Final = 1000
+"""Different expressions of a document: the rules of a hostname that have one are tried one by one."""
+MAX_INSTRUCTIONS: Final = 50_000
+"""Of all expressions together: 50 ms to compile, 2 MB, and for the worst path of 8 KiB two seconds to match."""
+MAX_PLACES: Final = 100_000
+"""Entries of the routers' tables, some 40 MB: one for each listener, hostname and match of a route."""
 _MEMBERS: Final = {
     FilterType.REQUEST_HEADERS: ("requestHeaderModifier", "request_header_modifier"),
     FilterType.RESPONSE_HEADERS: ("responseHeaderModifier", "response_header_modifier"),
@@ -52,9 +56,49 @@ class Names:
         self.upstreams = upstreams
 
 
+class Expressions:
+    """The expressions of one document: each is compiled once, and all together within bounds."""
+
+    __slots__ = ("_left", "_told", "_verdicts")
+
+    def __init__(self) -> None:
+        self._left = MAX_INSTRUCTIONS
+        self._verdicts: dict[str, str] = {}
+        """Expression -> what is wrong with it, "" for nothing."""
+        self._told = False
+
+    def check(self, path: Path, pattern: str) -> Iterator[Finding]:
+        """What is wrong with `pattern`. When the bounds are reached it is said once, and nothing is compiled any more."""
+        if pattern not in self._verdicts:
+            if self._left <= 0 or len(self._verdicts) >= MAX_EXPRESSIONS:
+                if not self._told:
+                    self._told = True
+                    yield path, self._spent()
+                return
+            self._verdicts[pattern] = self._judge(pattern)
+        if why := self._verdicts[pattern]:
+            yield path, why
+
+    def _judge(self, pattern: str) -> str:
+        try:
+            self._left -= compile_regex(pattern).programsize
+        except ValueError as error:
+            self._left -= PATTERN_INSTRUCTIONS
+            return str(error)
+        return ""
+
+    def _spent(self) -> str:
+        advice = "write Exact or PathPrefix where they do, and `*` instead of large repetition counts"
+        if self._left <= 0:
+            return f"the {len(self._verdicts)} different expressions up to here are too large together ({advice})"
+        return f"the document has more than {MAX_EXPRESSIONS} different expressions ({advice})"
+
+
 def check_routes(routes: list[RouteDoc], names: Names, defaults: TimeoutsDoc) -> Iterator[Finding]:
     """Everything about the routes."""
     yield from unique(("routes",), (route.name for route in routes))
+    yield from _check_places(routes, names)
+    expressions = Expressions()
     for index, route in enumerate(routes):
         path: Path = ("routes", index)
         if route.name is not UNSET and "[" in route.name and route.name != f"routes[{index}]":
@@ -64,7 +108,7 @@ def check_routes(routes: list[RouteDoc], names: Names, defaults: TimeoutsDoc) ->
         for number, text in enumerate(route.hostnames):
             yield from attempt((*path, "hostnames", number), values.route_hostname, text)
         for number, match in enumerate(route.matches):
-            yield from _check_match((*path, "matches", number), match)
+            yield from _check_match((*path, "matches", number), match, expressions)
         yield from _check_filters(path, route)
         yield from _check_backends(path, route, names)
         yield from check_timeouts((*path, "timeouts"), route.timeouts, defaults)
@@ -79,21 +123,35 @@ def _known(path: Path, name: str, names: Collection[str] | None, what: str) -> I
     yield path, f"there is no {what} {shown(name)} (write one of: {there})"
 
 
-def _check_match(path: Path, match: MatchDoc) -> Iterator[Finding]:
+def _check_places(routes: list[RouteDoc], names: Names) -> Iterator[Finding]:
+    """Hostnames times matches times listeners is more than any reader of the document would expect."""
+    listeners = len(names.listeners or ()) or 1
+    places = 0
+    for index, route in enumerate(routes):
+        places += (len(route.hostnames) or 1) * (len(route.matches) or 1) * (listeners if route.listener is None else 1)
+        if places > MAX_PLACES:
+            yield (
+                ("routes", index),
+                f"hostnames x matches x listeners of the routes up to here is more than {MAX_PLACES} (name listeners, use wildcards)",
+            )
+            return
+
+
+def _check_match(path: Path, match: MatchDoc, expressions: Expressions) -> Iterator[Finding]:
     place = (*path, "path", "value")
     if match.path.type is PathType.REGEX:
-        yield from attempt(place, check_pattern, match.path.value)
+        yield from expressions.check(place, match.path.value)
     else:
         yield from attempt(place, values.path, match.path.value)
     if match.method is not None:
         yield from attempt((*path, "method"), values.method, match.method)
     if match.headers:
-        yield from _check_conditions((*path, "headers"), match.headers, header=True)
+        yield from _check_conditions((*path, "headers"), match.headers, expressions, header=True)
     if match.query_params:
-        yield from _check_conditions((*path, "queryParams"), match.query_params, header=False)
+        yield from _check_conditions((*path, "queryParams"), match.query_params, expressions, header=False)
 
 
-def _check_conditions(path: Path, conditions: list[ValueMatchDoc], *, header: bool) -> Iterator[Finding]:
+def _check_conditions(path: Path, conditions: list[ValueMatchDoc], expressions: Expressions, *, header: bool) -> Iterator[Finding]:
     seen: set[str] = set()
     for number, condition in enumerate(conditions):
         name = condition.name.lower() if header else condition.name
@@ -105,18 +163,7 @@ def _check_conditions(path: Path, conditions: list[ValueMatchDoc], *, header: bo
             yield (*path, number, "name"), f"{shown(name)} has a condition already (write one, with a RegularExpression if need be)"
         seen.add(name)
         if condition.type is ValueType.REGEX:
-            yield from attempt((*path, number, "value"), check_pattern, condition.value)
-
-
-@lru_cache(maxsize=4096)
-def check_pattern(pattern: str) -> None:
-    """Raises ValueError when RE2 does not take `pattern`."""
-    if len(pattern) > _MAX_PATTERN:
-        raise ValueError(f"the expression is longer than {_MAX_PATTERN} characters (write a shorter one)")
-    try:
-        compile_regex(pattern)
-    except ValueError as error:
-        raise ValueError(f"{error} (write RE2 syntax: no look-around, no back-references)") from None
+            yield from expressions.check((*path, number, "value"), condition.value)
 
 
 def _check_filters(path: Path, route: RouteDoc) -> Iterator[Finding]:

@@ -17,7 +17,8 @@ from sidecar.model.quantity import format_duration
 from sidecar.model.snapshot import Mode, Route, Snapshot
 from sidecar.policy.filters import modify
 from sidecar.policy.matching import joined_header
-from sidecar.policy.router import Router, Rule
+from sidecar.policy.router import Router, Rule, routers_in_slices
+from sidecar.policy.slices import at_once
 from sidecar.protocol.target import split_authority
 
 _Rule = Rule[None]
@@ -28,7 +29,7 @@ def failures(cases: list[CaseDoc], snapshot: Snapshot) -> Iterator[Finding]:
     if not cases:
         return
     rules = [(route, None) for route in snapshot.routes]
-    routers = {listener.name: Router(rules, listener.name) for listener in snapshot.listeners}
+    routers = at_once(routers_in_slices(rules, [listener.name for listener in snapshot.listeners]))
     for index, case in enumerate(cases):
         for what, message in _failures(case, snapshot, routers):
             name = f" ({case.name})" if case.name else ""
