@@ -138,7 +138,7 @@ async def test_allow_takes_names_with_globs_but_special_addresses_behind_them_ne
         doc = document(1, route={"hostnames": ["nobody.example"]})
         doc["listeners"] = [
             {**OUTBOUND, "name": "named", "allow": ["*.localhost:*"]},
-            {**OUTBOUND, "name": "both", "allow": ["*.localhost:*", "127.0.0.0/8:*", "::1/128:*"]},
+            {**OUTBOUND, "name": "both", "allow": ["*.localhost:*", "127.0.0.0/8:*", "[::1/128]:*"]},
         ]
         async with Chain(doc) as chain:
             url, other = f"http://a.localhost:{fake.port}/", f"http://a.example:{fake.port}/"
