@@ -190,7 +190,7 @@ class Families:
         yield Family(
             "config_rejected",
             "gauge",
-            "1 when the newest document was refused and an older one is active.",
+            "1 when the newest document was refused: what is active, if anything, is older.",
             [line("config_rejected", "", int(config.rejected))],
         )
         connected = (line("config_source_connected", pairs(source=source), int(up)) for source, up in config.source_connected.items())
