@@ -17,7 +17,7 @@ from sidecar.proxy.states import move
 from sidecar.upstream.runtime import UpstreamRuntime
 
 _CONNECT_PATH: Final = b"/"
-_PORTS: Final = {b"https": 443, b"http": 80}
+_DEFAULT_PORT: Final = 80
 
 
 class Upstreams(Protocol):
@@ -54,7 +54,9 @@ def find_upstream(flight: Flight) -> bool:
 async def find_destination(flight: Flight, plan: Plan, upstreams: Upstreams) -> None:
     """The implicit upstream of an allowed destination. Raises ProxyError 403 when it is not allowed."""
     head = flight.exchange.head
-    host, port = split_authority(head.host, _PORTS.get(head.scheme, 80))
+    if head.scheme == b"https":
+        raise ProxyError(Reason.HTTP_REQUEST_DENIED, "an https target would leave us in the clear: CONNECT is the way")
+    host, port = split_authority(head.host, _DEFAULT_PORT)
     start_clocks(flight, plan.snapshot.default_timeouts)
     _use(flight, await upstreams.forward(host.decode(), port, flight.plan.listener.allow))
 
