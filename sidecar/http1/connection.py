@@ -18,6 +18,8 @@ HEAD_READ: Final = 16 * 1024
 BULK_READ: Final = 128 * 1024
 RX_LIMIT: Final = 64 * 1024
 """Reading pauses while more than this is waiting for its consumer."""
+STALL_SECONDS: Final = 300.0
+"""How long a closed connection waits for its peer to take anything at all; as long as `streamIdle` unless configured."""
 
 # One buffer for the process: uvloop and asyncio call get_buffer, recv and buffer_updated without a gap.
 BUFFER: Final = memoryview(bytearray(BULK_READ))
@@ -176,10 +178,19 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.write_eof()
 
     def close(self) -> None:
-        """Send what is buffered, then close."""
+        """Send what is buffered, then close; a peer that takes nothing of it for `STALL_SECONDS` gets a reset."""
         if not self.closed:
             self.closed = True
             self.transport.close()
+            if left := self.transport.get_write_buffer_size():
+                self.loop.call_later(STALL_SECONDS, self._give_up, left)
+
+    def _give_up(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left >= before:
+            self.transport.abort()
+        elif left:
+            self.loop.call_later(STALL_SECONDS, self._give_up, left)
 
     def abort(self) -> None:
         """Close now. What is buffered is lost; the peer sees a reset, never a clean end (RFC 9112 section 8)."""
