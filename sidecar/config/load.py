@@ -11,13 +11,11 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from sidecar.config.compile import Origins, compile_document
-from sidecar.config.manifest import MAX_MANIFEST_BYTES, find_documents, may_be_manifest
 from sidecar.config.node import Node
 from sidecar.config.origins import lines_of, lines_of_plain
 from sidecar.config.parse import MAX_BYTES, decode, parse_json, read_yaml
 from sidecar.config.problem import Problem, capped
 from sidecar.config.shape import convert
-from sidecar.config.testcases import failures
 from sidecar.config.validate import is_valid, locate, validate
 from sidecar.model.document import Document
 from sidecar.model.snapshot import Snapshot
@@ -81,7 +79,12 @@ def load(data: bytes, *, revision: str = "") -> Loaded | Problems:
 
 def _finish(document: Document, root: Node | None, origins: Origins, data: bytes, revision: str) -> Loaded | Problems:
     snapshot = compile_document(document, revision=revision, digest=digest(data))
-    failed = [locate(root, path, message) for path, message in failures(document.tests, snapshot)]
+    if not document.tests:
+        failed = []
+    else:
+        from sidecar.config.testcases import failures  # noqa: PLC0415 - few documents have tests
+
+        failed = [locate(root, path, message) for path, message in failures(document.tests, snapshot)]
     if failed:
         return Problems(capped(failed))
     return Loaded(document, replace(snapshot, warnings=tuple(warnings_of(document, snapshot))), origins)
@@ -108,6 +111,8 @@ def _without_places(value: Any) -> Node:
 
 def check_text(data: bytes, *, key: str = KEY) -> CheckResult:
     """Judge a document, or every document under `key` in a manifest of ConfigMaps. Never raises."""
+    from sidecar.config.manifest import MAX_MANIFEST_BYTES, find_documents, may_be_manifest  # noqa: PLC0415 - only people have manifests
+
     if may_be_manifest(data):
         text, tree = decode(data, MAX_MANIFEST_BYTES)
         if text is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from msgspec import inspect
 
 from sidecar.config.node import Node, plain
 from sidecar.config.problem import Path, shown
-from sidecar.config.words import describe, flat_union
+from sidecar.config.words import close_match, describe, flat_union
 from sidecar.model.document import Document
 
 _BAD: Final = object()
@@ -170,9 +169,9 @@ def _nullable(kind: inspect.Type) -> bool:
 
 def _unknown(key: str, names: list[str]) -> str:
     lower = {name.lower(): name for name in names}
-    close = get_close_matches(key[:60].lower(), lower, n=1, cutoff=0.6)
-    if close:
-        return f"unknown field {shown(key)} (did you mean {lower[close[0]]}?)"
+    close = close_match(key, lower)
+    if close is not None:
+        return f"unknown field {shown(key)} (did you mean {lower[close]}?)"
     return f"unknown field {shown(key)} (known here: {', '.join(names)})"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from collections.abc import Collection
 from typing import Any, Final
 
 from msgspec import inspect
@@ -22,6 +22,13 @@ def flat_union(kind: inspect.Type) -> list[inspect.Type]:
         kinds = [one for part in kind.types for one in flat_union(part)]
         return sorted(kinds, key=lambda one: isinstance(one, inspect.NoneType))
     return [kind]
+
+
+def close_match(text: str, known: Collection[str]) -> str | None:
+    """The one of the lower-case words `known` that `text` probably means."""
+    from difflib import get_close_matches  # noqa: PLC0415 - 0.4 MB for documents with mistakes
+
+    return next(iter(get_close_matches(text[:60].lower(), known, n=1, cutoff=0.6)), None)
 
 
 def noun(kinds: list[inspect.Type]) -> str:
@@ -100,10 +107,10 @@ def _got(value: Any) -> str:
 def _advice(kinds: list[inspect.Type], wanted: str, value: Any) -> str:
     words = choices(kinds)
     if words:
-        close = get_close_matches(str(value)[:60].lower(), [word.lower() for word in words], n=1) if isinstance(value, str) else []
+        close = close_match(value, [word.lower() for word in words]) if isinstance(value, str) else None
         return (
-            f" (did you mean {next(word for word in words if word.lower() == close[0])}?)"
-            if close
+            f" (did you mean {next(word for word in words if word.lower() == close)}?)"
+            if close is not None
             else f" (write {' or '.join(words[:6])})"
         )
     if "a duration" in wanted:

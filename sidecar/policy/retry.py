@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 
 from sidecar.errors import ProxyError, RefusedStream
@@ -169,6 +168,8 @@ def retry_after(value: bytes, now_wall: float) -> float | None:
     """
     if value.isdigit():
         return float(value)
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - 0.4 MB for something rare
+
     try:
         when = parsedate_to_datetime(value.decode("ascii"))
     except ValueError:

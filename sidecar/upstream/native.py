@@ -23,6 +23,7 @@ from sidecar.upstream.connect import open_connection
 from sidecar.upstream.keepalive import announced_timeout
 from sidecar.upstream.pool import Pool
 from sidecar.upstream.transport import InboundResponse
+from sidecar.upstream.weak import weakly
 
 Addresses = Callable[[Endpoint], Awaitable[Sequence[str]]]
 """The IP addresses to connect to for an endpoint, the best first; may ask DNS. Raises UpstreamError."""
@@ -39,14 +40,14 @@ _INTERRUPTED: Final = {
 class NativeTransport:
     """Sends requests to the endpoints of one upstream, over pooled HTTP/1.1 connections."""
 
-    __slots__ = ("_addresses", "_connect_failed", "_observer", "config", "pool")
+    __slots__ = ("__weakref__", "_addresses", "_connect_failed", "_observer", "config", "pool")
 
     def __init__(self, config: Upstream, addresses: Addresses, observer: Observer, connect_failed: ConnectFailed) -> None:
         self._addresses = addresses
         self._observer = observer
         self._connect_failed = connect_failed
         self.config = config
-        self.pool = Pool(config.pool, self._open)
+        self.pool = Pool(config.pool, weakly(self._open))
 
     def configure(self, config: Upstream) -> None:
         """Take on a reload's limits and clocks; open connections stay."""

@@ -19,6 +19,7 @@ from sidecar.tasks import cancel_and_wait, create_task
 from sidecar.upstream.endpoints import DnsEndpoints, EndpointSet, StaticEndpoints
 from sidecar.upstream.native import NativeTransport
 from sidecar.upstream.resolver import Resolver
+from sidecar.upstream.weak import weakly
 
 FIRST_LOOK: Final = 0.5
 """Seconds for which a start or a reload waits for the first answers of new names."""
@@ -27,7 +28,7 @@ FIRST_LOOK: Final = 0.5
 class UpstreamRuntime:
     """What an exchange needs of its upstream: endpoints to pick from, a transport, the retry budget."""
 
-    __slots__ = ("balancer", "budget", "config", "endpoints", "transport")
+    __slots__ = ("__weakref__", "balancer", "budget", "config", "endpoints", "transport")
 
     def __init__(
         self, config: Upstream, transport: NativeTransport, budget: RetryBudgetMeter, balancer: Balancer, endpoints: tuple[Endpoint, ...]
@@ -72,7 +73,7 @@ class ConfiguredUpstream(UpstreamRuntime):
     __slots__ = ("_leaving", "_resolver", "_set")
 
     def __init__(self, config: Upstream, resolver: Resolver, observer: Observer) -> None:
-        transport = NativeTransport(config, self._addresses, observer, self._connect_failed)
+        transport = NativeTransport(config, weakly(self._addresses), observer, weakly(self._connect_failed))
         super().__init__(config, transport, RetryBudgetMeter(config.retry_budget), make_balancer(config.load_balancer), ())
         self._resolver = resolver
         self._leaving: list[Endpoint] = []
@@ -103,7 +104,7 @@ class ConfiguredUpstream(UpstreamRuntime):
 
     def _make_set(self) -> EndpointSet:
         if self.config.dns is not None:
-            return DnsEndpoints(self.config.dns, self._resolver, self._adopt, self.endpoints)
+            return DnsEndpoints(self.config.dns, self._resolver, weakly(self._adopt), self.endpoints)
         return StaticEndpoints(self.config.targets, self._resolver, self.endpoints)
 
     def _adopt(self) -> None:
