@@ -270,7 +270,7 @@ class ServerConnection(Connection):
     async def linger(self) -> None:
         """Close so that the client gets to read our last answer although it is still sending (RFC 9112 section 9.6)."""
         self.send_eof()
-        deadline = self.loop.call_later(LINGER_SECONDS, self.abort)
+        deadline = self.loop.call_later(LINGER_SECONDS, self.idle_expired)  # not a reset: a slow client may still be reading
         dropped = 0
         try:
             while not (self.closed or self.eof) and dropped < LINGER_BYTES:
