@@ -286,7 +286,10 @@ def refusing() -> Iterator[int]:
 @in_both_places
 @live
 async def test_a_reset_is_retried_under_its_condition(place: str) -> None:
-    for conditions, expected in ((["Reset"], ("well", 2)), (["ConnectFailure", "Timeout", "RefusedStream"], ("502 connection_terminated", 1))):
+    for conditions, expected in (
+        (["Reset"], ("well", 2)),
+        (["ConnectFailure", "Timeout", "RefusedStream"], ("502 connection_terminated", 1)),
+    ):
         assert await outcome(resetting(), at(place, "retry", {"conditions": conditions, **AT_ONCE})) == expected
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -35,6 +36,7 @@ NOT_YET: dict[str, Any] = {
     "telemetry.tracing.propagators": ["b3"],
 }
 """Fields whose feature is not built, with a value that must be refused."""
+TESTS = [importlib.import_module(file.stem) for file in sorted(Path(__file__).parent.glob("test_*.py")) if file != Path(__file__)]
 
 
 def leaves(struct: inspect.StructType, path: str = "") -> Iterator[tuple[str, bool]]:
@@ -75,8 +77,8 @@ def model() -> dict[str, bool]:
 def proven() -> dict[str, list[str]]:
     """What the tests beside this file claim to show: field -> names of the tests."""
     found: dict[str, list[str]] = {}
-    for file in sorted(Path(__file__).parent.glob("test_*.py")):
-        for name, test in vars(importlib.import_module(file.stem)).items():
+    for module in (*TESTS, sys.modules[__name__]):
+        for name, test in vars(module).items():
             if name.startswith("test_"):
                 for field in getattr(test, "proves", ()):
                     found.setdefault(field, []).append(name)

@@ -114,7 +114,12 @@ async def test_query_parameters_match_by_their_type_and_the_first_value_counts()
 
 @live
 async def test_all_parts_of_a_match_must_hold_and_one_match_is_enough() -> None:
-    both = {"path": {"value": "/x"}, "method": "GET", "headers": [{"name": "a", "value": "1"}], "queryParams": [{"name": "q", "value": "1"}]}
+    both = {
+        "path": {"value": "/x"},
+        "method": "GET",
+        "headers": [{"name": "a", "value": "1"}],
+        "queryParams": [{"name": "q", "value": "1"}],
+    }
     routes = [route_to("a", matches=[both, {"path": {"value": "/other"}}])]
     good = {"target": "/x?q=1", "headers": "a: 1\r\n"}
     wrong = [{**good, "target": "/y?q=1"}, {**good, "method": "PUT"}, {**good, "headers": ""}, {**good, "target": "/x?q=2"}]

@@ -297,7 +297,9 @@ async def from_address(chain: Chain, host: str) -> str:
 @pytest.mark.parametrize(
     ("hash_on", "request_of"),
     [
-        pytest.param({"type": "Header", "name": "X-User"}, lambda key: {"headers": f"x-user: {key}\r\nCookie: who={key[::-1]}\r\n"}, id="Header"),
+        pytest.param(
+            {"type": "Header", "name": "X-User"}, lambda key: {"headers": f"x-user: {key}\r\nCookie: who={key[::-1]}\r\n"}, id="Header"
+        ),
         pytest.param({"type": "Cookie", "name": "who"}, lambda key: {"headers": f"Cookie: a=b; who={key}\r\n"}, id="Cookie"),
         pytest.param({"type": "QueryParam", "name": "Who"}, lambda key: {"target": f"/x?a=b&Who={key}"}, id="QueryParam"),
         pytest.param({"type": "Path"}, lambda key: {"target": f"/{key}"}, id="Path"),
