@@ -172,6 +172,8 @@ class UpstreamConnection(Connection):
             if self.closed:  # the upstream has gone, not the client: what it sent before, if anything, says more
                 return
             self.failure = error
+            if self.sink is not None:
+                self.sink.ended()
             self.wake()
             return
         self.upload = None
