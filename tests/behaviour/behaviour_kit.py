@@ -66,6 +66,8 @@ def then_silent(*data: bytes, pause: float = 0.0) -> Script:
         await connection.read_request()
         for piece in data:
             await asyncio.sleep(pause)
+            if connection._writer.is_closing():  # the peer has had enough; uvloop would raise RuntimeError
+                return
             await connection.send(piece)
         await connection.read_until_close()
 
