@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import uvloop
 from engine_driver import LAST, OLD, finish, hold, split_responses, swallow, talk
-from sidecar.model.reason import Reason
 from support import Connection, RawClient, ScriptedUpstream, response
 from support.engine import Engine, upstream
+
+from sidecar.model.reason import Reason
 
 OK = response(body=b"ok")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 import uvloop
 from engine_driver import arrived, hold, swallow, talk, until
-from sidecar.model.reason import Reason
 from support import Connection, RawClient, ScriptedUpstream, in_turn, response
 from support.engine import Engine, upstream
+
+from sidecar.model.reason import Reason
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
 BOUND = 256 * 1024
@@ -132,10 +133,11 @@ def test_a_malformed_upload_under_way_is_a_400_and_cut_at_the_upstream():
     uvloop.run(main())
 
 
-def test_a_malformed_upload_after_the_response_has_begun_cuts_the_response():
+@pytest.mark.parametrize("length", [100, 1_000_000])
+def test_a_malformed_upload_after_the_response_has_begun_cuts_the_response(length):
     async def begin(connection: Connection) -> None:
         await connection.read_head()
-        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun")
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nbegun" % length)
         await swallow(connection)
 
     async def main() -> None:

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 import uvloop
 from engine_driver import GET, LAST, arrived, hold, swallow, talk, turns
-from sidecar.model.reason import Reason
-from sidecar.model.snapshot import AllowEntry, Timeouts
 from support import Connection, RawClient, ScriptedUpstream, answer, in_turn, response
 from support.engine import Engine, upstream
+
+from sidecar.model.reason import Reason
+from sidecar.model.snapshot import AllowEntry, Timeouts
 
 ASK = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Accept: y\r\n\r\n"
