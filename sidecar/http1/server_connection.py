@@ -72,6 +72,7 @@ class ServerConnection(Connection):
         "last",
         "leaving",
         "looking",
+        "on_lost",
         "owner",
         "peer",
         "peer_port",
@@ -100,6 +101,8 @@ class ServerConnection(Connection):
         self.requests = 0
         self.looking = False
         """A look at a paused client is due."""
+        self.on_lost: Callable[[], None] | None = None
+        """Of a tunnel: what the client sent last may be waiting for the other side, so that nobody reads when it goes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected (asyncio callback)."""
@@ -124,6 +127,8 @@ class ServerConnection(Connection):
         self.owner.connections.discard(self)
         self.owner.closed(self)
         self._leave()
+        if self.on_lost is not None:
+            self.on_lost()
 
     def eof_received(self) -> bool:
         """The client sent FIN: it has left, unless it said that this request is its last (product.md 3.9)."""
@@ -137,8 +142,6 @@ class ServerConnection(Connection):
         self.busy = True
         if self.closed or (self.eof and not self.last):
             self._leave()
-        elif not self.reading:
-            self._look_later()
 
     def unwatch(self) -> None:
         """The exchange is over; the client's leaving is found by reading."""
@@ -152,8 +155,7 @@ class ServerConnection(Connection):
     def pause_reading(self) -> None:
         """As Connection; but while nobody reads, the loop does not hear of a FIN or RST either."""
         super().pause_reading()
-        if self.busy:
-            self._look_later()
+        self._look_later()
 
     def _look_later(self) -> None:
         if not self.looking:
@@ -162,17 +164,17 @@ class ServerConnection(Connection):
 
     def _look(self) -> None:
         self.looking = False
-        if self.reading or self.closed or not self.busy:
+        if self.reading or self.closed:
             return
         poll = select.poll()
         poll.register(self.fd, select.POLLRDHUP)
         events = poll.poll(0)
-        if events and events[0][1] & (select.POLLERR | select.POLLHUP):
+        if events and events[0][1] & select.POLLERR:
             self.abort()
-        elif events and not self.last:
+            return
+        if events and not self.last:
             self._leave()
-        else:
-            self._look_later()
+        self._look_later()
 
     def idle_expired(self) -> None:
         """Idle for too long, or idle while draining: close without a word."""

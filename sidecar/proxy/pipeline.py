@@ -244,7 +244,9 @@ class Proxy:
             exchange.bytes_out += size
             deadlines.moved_at = monotonic()
 
+        upstream = response.tunnel()
+        connection.on_lost = upstream.abort
         try:
-            await tunnel(RawStream(connection), response.tunnel(), sent, received)
+            await tunnel(RawStream(connection), upstream, sent, received)
         except PeerGone as error:
             exchange.detail = str(error)

@@ -58,7 +58,10 @@ class Timekeeper:
         """Only `tunnelIdle` matters for `timed` now."""
         del self.running[timed]
         self.tunnels[timed] = None
-        if self._tunnel_timer is None:
+        timer = self._tunnel_timer
+        if timer is None or timer.when() > timed.deadlines.next_at():
+            if timer is not None:
+                timer.cancel()
             self._sweep_tunnels()
 
     def close(self) -> None:
