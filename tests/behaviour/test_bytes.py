@@ -598,3 +598,37 @@ async def test_a_retry_is_a_new_connection_not_bytes_behind_an_old_response():
             assert (await client.request()).body == b"ok"
         assert len(fake.connections) == 3
         assert re.search(rb"poison", bytes(client.received)) is None
+
+
+@live
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_upstream_that_goes_away_during_a_large_upload_is_502_and_not_the_clients_fault(chunked: bool):
+    async def resets_in_the_middle(connection: Connection) -> None:
+        await connection.read_head()
+        await connection.read_exactly(300_000)
+        connection.reset()
+
+    async with playing(resets_in_the_middle) as (engine, _, client):
+        framing = "Transfer-Encoding: chunked" if chunked else "Content-Length: 900000"
+        await client.send(f"POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n".encode())
+        body = (b"%x\r\n" % 900_000 if chunked else b"") + bytes(900_000) + (b"\r\n0\r\n\r\n" if chunked else b"")
+        await client.send(body, piece=50_000)
+        assert_reply(await client.read_response(), 502, "connection_terminated", details="upstream=app attempt=1/2")
+        exchange = await engine.seen.last()
+        assert (exchange.status, exchange.reason) == (502, Reason.CONNECTION_TERMINATED)
+        assert exchange.attempts[0].outcome == "connection_terminated"
+
+
+@live
+async def test_an_early_answer_is_passed_on_whole_although_the_upstream_no_longer_takes_the_upload():
+    async def answers_and_goes(connection: Connection) -> None:
+        await connection.read_head()
+        await connection.send(response("403 No", b"x" * 50_000))
+        connection.half_close()
+        await connection.read_exactly(1_500_000)
+
+    async with playing(answers_and_goes) as (_, _, client):
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n")
+        await client.send(bytes(200_000), piece=50_000)
+        reply = await client.read_response()
+        assert (reply.status, reply.body) == (403, b"x" * 50_000)

@@ -507,3 +507,29 @@ async def test_there_is_no_total_limit_by_default():
         await client.send(GET)
         assert (await client.read_response()).body == b"0" * 10
     assert time.monotonic() - start >= 0.4
+
+
+@live
+async def test_a_clock_that_has_fired_does_not_fire_again_into_its_own_reply_or_the_next_exchange():
+    async with playing(silent, **clocks(request=SHORT)) as (engine, _, client):
+        for _ in range(3):
+            assert_reply(await client.request(), 504, "request_timeout", clock="request")
+        assert [exchange.clock for exchange in engine.seen.finished] == [Clock.REQUEST] * len(engine.seen.finished)
+
+
+@live
+async def test_many_exchanges_on_one_connection_each_have_clocks_of_their_own():
+    async def slower_and_slower(connection: Connection) -> None:
+        for number in range(6):
+            await connection.read_request()
+            await asyncio.sleep(0.06)
+            await connection.send(response(body=b"%d" % number))
+        await connection.read_until_close()
+
+    async with playing(slower_and_slower, **clocks(request=0.3, backend_request=0.25, response_header=0.25, stream_idle=0.25)) as (
+        _,
+        fake,
+        client,
+    ):
+        assert [(await client.request()).body for _ in range(6)] == [b"%d" % number for number in range(6)]
+        assert len(fake.connections) == 1
