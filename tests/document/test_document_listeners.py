@@ -268,7 +268,7 @@ async def told(listener: dict[str, Any]) -> tuple[list[str], ...]:
     ("trusted", "believed"), [(None, True), ([], False), (["127.0.0.0/8"], True), (["127.0.0.1"], True), (["10.0.0.0/8", "::1/128"], False)]
 )
 @live
-async def test_trusted_proxies_says_whose_word_is_believed(trusted: list[str] | None, believed: bool) -> None:  # noqa: FBT001
+async def test_trusted_proxies_says_whose_word_is_believed(trusted: list[str] | None, believed: bool) -> None:
     *forwarded, request_id = await told({"trustedProxies": trusted})
     assert tuple(forwarded) == (BELIEVED[:4] if believed else SET_ANEW)
     assert (request_id == ["mine"]) is believed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -14,10 +15,10 @@ from typing import Any
 import pytest
 from document_kit import SHORT, Chain, Gate, document, live, playing, problems_of, proves, reason_of, says
 from support import Connection, RawClient, ScriptedUpstream, response
+from upstream.upstream_fakes import DnsServer, black_hole
 
 from sidecar.upstream.cares import CaresClient
 from sidecar.upstream.resolver import Resolver
-from upstream.upstream_fakes import DnsServer, black_hole
 
 POOL = "upstreams[].connectionPool"
 BALANCER = "upstreams[].loadBalancer"
@@ -197,7 +198,7 @@ async def test_idle_timeout_ends_connections_that_nobody_needs(idle: str, connec
 @proves(f"{POOL}.learnKeepAlive")
 @pytest.mark.parametrize(("learn", "connections"), [(True, 2), (False, 1)])
 @live
-async def test_what_a_server_says_about_its_patience_is_believed_when_told_so(learn: bool, connections: int) -> None:  # noqa: FBT001
+async def test_what_a_server_says_about_its_patience_is_believed_when_told_so(learn: bool, connections: int) -> None:
     pool = {"learnKeepAlive": learn, "idleTimeout": "0s"}
     assert await connections_after(pool, 0.9, headers="Keep-Alive: timeout=1\r\n") == connections
 
@@ -266,7 +267,7 @@ async def test_random_looks_neither_at_turns_nor_at_who_is_busy() -> None:
     async with spread(2, policy="Random") as (chain, _):
         went = await answers(chain, 64)
         assert set(went) == {"0", "1"}
-        assert any(one == other for one, other in zip(went, went[1:], strict=False))
+        assert any(one == other for one, other in itertools.pairwise(went))
 
 
 @proves(f"{BALANCER}.policy=PeakEWMA")
