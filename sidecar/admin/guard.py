@@ -44,6 +44,7 @@ async def add_headers(_request: web.Request, response: web.StreamResponse) -> No
     """Signal `on_response_prepare`: the security headers, also on streamed answers."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
+    response.headers["Server"] = "outrider"  # and not the versions of what serves it
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
