@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.model.snapshot import Match, PathMatch, PathType, Route, ValueMatch, ValueType
-from sidecar.policy.router import Router, compile_regex, shadowed
+from sidecar.policy.router import Router, compile_regex, routers_in_slices, shadowed
+from sidecar.policy.slices import at_once
 from sidecar.protocol.target import normalize_path
 
 EXACT, PREFIX, REGEX = PathType.EXACT, PathType.PREFIX, PathType.REGEX
@@ -480,3 +481,33 @@ def test_the_router_agrees_with_sorting_all_and_taking_the_first_that_matches(sp
         assert winners == ([expected] if expected else [])
         if expected:
             assert (expected[0], str(expected[1])) not in never
+
+
+def test_routers_made_in_slices_answer_like_those_made_at_once():
+    made = [
+        Route(name="own", index=0, listener="in", matches=(match("/a", EXACT),)),
+        Route(name="any", index=1, hostnames=("b.test", "*.test"), matches=(match("/a"), match("/[ab]", REGEX))),
+        Route(name="rest", index=2, matches=(match("/", method="GET"), match("/"))),
+    ]
+    rules = [(route, route.name) for route in made]
+    sliced = at_once(routers_in_slices(rules, ["in", "out", "other"]))
+    assert sliced["out"] is sliced["other"]
+    for listener, compiled in sliced.items():
+        whole = Router(rules, listener)
+        for host in ("a.test", "b.test", "c"):
+            for path in ("/a", "/b", "/c"):
+                asked = (host.encode(), path.encode(), b"GET", [])
+                assert compiled.explain(*asked) == whole.explain(*asked)
+                assert pick(compiled, path, host) == pick(whole, path, host)
+
+
+def test_a_router_is_made_in_at_least_as_many_steps_as_it_has_rules():
+    made = routes(*((f"r{n}", match(f"/{n}")) for n in range(300)), ("wide", match("/"), *(f"h{n}.test" for n in range(640))))
+    assert sum(1 for _ in routers_in_slices([(route, None) for route in made], ["in", "out"])) >= 2 * 301 + 10
+
+
+def test_rules_that_come_in_the_wrong_order_are_put_right():
+    made = routes(("late", match("/a")), ("method", match("/a", method="GET")), ("header", match("/a", headers=[value("x", "1")])))
+    compiled = Router([(route, None) for route in reversed(made)], "any")
+    assert [pick(compiled, "/a"), pick(compiled, "/a", method="PUT")] == ["method", "late"]
+    assert pick(compiled, "/a", method="PUT", headers=fields(x="1")) == "header"
