@@ -125,7 +125,7 @@ class Pool:
             connection, _ = stack.popitem()
             self.idle -= 1
             idle_for = now - connection.idle_since
-            if idle_for < self._idle_limit:
+            if idle_for < self._idle_limit and not (self._age and now >= self._open.get(connection, NEVER)):
                 if connection.reusable():
                     self.active += 1
                     return connection
