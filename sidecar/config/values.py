@@ -135,6 +135,8 @@ def allow_entry(text: str) -> AllowEntry:
             raise ValueError(f"{shown(text)}: brackets are for IPv6 (write for example [fd00::/8]:443)")
     elif text.count(":") > 1:
         host, port = text, None
+        if not _is_ipv6(text.partition("/")[0]) or ":" in text.partition("/")[2]:
+            raise ValueError(f"{shown(text)} is not an IPv6 address or network (with a port it needs brackets: [fd00::/8]:443)")
     else:
         host, colon, rest = text.partition(":")
         port = rest if colon else None

@@ -287,9 +287,12 @@ class CaseExpectDoc(Part, frozen=True):
     route: Annotated[str | UnsetType | None, says("Name of the route; null: none may match.")] = UNSET
     upstream: Annotated[str | UnsetType, says("An upstream that the route sends to.")] = UNSET
     timeouts: Annotated[TimeoutsDoc, says("Clocks in effect.")] = field(default_factory=TimeoutsDoc)
-    headers: Annotated[dict[str, str | None], says("Request headers as they leave for the upstream; null: absent.")] = field(
-        default_factory=dict
-    )
+    headers: Annotated[
+        dict[str, str | None],
+        says(
+            "Request headers as the route's filters leave them; null: absent. What every request gets is not among them (`Via`, `X-Forwarded-*`, `x-request-id`)."
+        ),
+    ] = field(default_factory=dict)
 
 
 class CaseDoc(Part, frozen=True):
