@@ -147,6 +147,13 @@ async def test_allow_takes_names_with_globs_but_special_addresses_behind_them_ne
             assert reason_of(await chain.ask(other, host="a.example", listener="named")) == "403 http_request_denied"
 
 
+def test_an_ipv6_destination_with_a_port_is_told_that_it_needs_brackets() -> None:
+    doc = document(1)
+    doc["listeners"] = [{**OUTBOUND, "allow": ["::1/128:*"]}]
+    assert "listeners[0].allow[0]: " in problems_of(doc)[0]
+    assert "with a port it needs brackets: [fd00::/8]:443" in problems_of(doc)[0]
+
+
 def test_allow_on_a_reverse_listener_is_refused() -> None:
     assert "listeners[0].allow: allow is for listeners of mode Forward" in problems_of(document(1, listener={"allow": ["a.example"]}))[0]
 
@@ -191,6 +198,8 @@ async def test_idle_timeout_closes_connections_that_wait_between_requests() -> N
     async with playing(says("hi"), listener={"idleTimeout": SHORT}) as (_, _, client):
         assert (await client.request()).body == b"hi"
         assert await client.read_until_close() == b""
+    async with playing(says("hi"), listener={"idleTimeout": SHORT}) as (_, _, client):
+        assert await client.read_until_close() == b""  # also before the first one
     async with playing(says("hi"), listener={"idleTimeout": "0s"}) as (_, _, client):
         assert (await client.request()).body == b"hi"
         await client.read_nothing(0.3)

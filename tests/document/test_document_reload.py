@@ -257,3 +257,19 @@ async def test_a_restart_with_a_bad_document_serves_the_last_good_one() -> None:
             await second.aapply(document(app.port, defaults={}))
             assert (await admin(second, "/config"))["source"] == "file"
             assert (await admin(second, "/config/problems"))["problems"] == []
+
+
+@live
+async def test_a_large_document_is_judged_beside_the_traffic_and_has_lines_too() -> None:
+    def large(port: int, **last: Any) -> Document:
+        routes = [route_to("app", hostnames=[f"host-{number}.example"]) for number in range(300)]
+        named = [{**route, "name": f"route-{number}"} for number, route in enumerate(routes)]
+        return document(port, routes=[*named, {**route_to("app"), "name": "last", **last}])
+
+    async with ScriptedUpstream(says("app")) as app, Sidecar(document(app.port)) as sidecar:
+        async with load(sidecar, {"app"}):
+            await sidecar.aapply(large(app.port))
+            bad = pretty(large(app.port, timeouts={"request": "soon"}))
+            await asyncio.to_thread(sidecar.refuse, bad)
+            (problem,) = (await admin(sidecar, "/config/problems"))["problems"]
+            assert (problem["path"], problem["line"]) == ("routes[300].timeouts.request", line_with(bad, '"soon"'))

@@ -188,33 +188,22 @@ async def connections_after(pool: dict[str, Any], pause: float, *, headers: str 
         return len(fake.connections)
 
 
-@proves(f"{POOL}.idleTimeout")
-@pytest.mark.parametrize(("idle", "connections"), [(SHORT, 2), ("4s", 1), ("0s", 1)])
+@proves(*(f"{POOL}.{field}" for field in ("idleTimeout", "learnKeepAlive", "maxConnectionAge", "maxRequestsPerConnection")))
 @live
-async def test_idle_timeout_ends_connections_that_nobody_needs(idle: str, connections: int) -> None:
-    assert await connections_after({"idleTimeout": idle}, 0.25) == connections
-
-
-@proves(f"{POOL}.learnKeepAlive")
-@pytest.mark.parametrize(("learn", "connections"), [(True, 2), (False, 1)])
-@live
-async def test_what_a_server_says_about_its_patience_is_believed_when_told_so(learn: bool, connections: int) -> None:
-    pool = {"learnKeepAlive": learn, "idleTimeout": "0s"}
-    assert await connections_after(pool, 0.9, headers="Keep-Alive: timeout=1\r\n") == connections
-
-
-@proves(f"{POOL}.maxConnectionAge")
-@pytest.mark.parametrize(("age", "connections"), [(SHORT, 3), ("0s", 1)])
-@live
-async def test_max_connection_age_replaces_old_connections(age: str, connections: int) -> None:
-    assert await connections_after({"maxConnectionAge": age, "idleTimeout": "0s"}, 0.12, requests=5) == connections
-
-
-@proves(f"{POOL}.maxRequestsPerConnection")
-@pytest.mark.parametrize(("most", "connections"), [(2, 3), (0, 1)])
-@live
-async def test_max_requests_per_connection_replaces_used_connections(most: int, connections: int) -> None:
-    assert await connections_after({"maxRequestsPerConnection": most}, 0, requests=5) == connections
+async def test_connections_are_kept_as_long_as_the_pool_is_told() -> None:
+    patience = "Keep-Alive: timeout=1\r\n"
+    expected = [
+        (connections_after({"idleTimeout": SHORT}, 0.25), 2),
+        (connections_after({"idleTimeout": "4s"}, 0.25), 1),
+        (connections_after({"idleTimeout": "0s"}, 0.25), 1),
+        (connections_after({"learnKeepAlive": True, "idleTimeout": "0s"}, 0.9, headers=patience), 2),
+        (connections_after({"learnKeepAlive": False, "idleTimeout": "0s"}, 0.9, headers=patience), 1),
+        (connections_after({"maxConnectionAge": SHORT, "idleTimeout": "0s"}, 0.15, requests=4), 4),
+        (connections_after({"maxConnectionAge": "0s", "idleTimeout": "0s"}, 0.15, requests=4), 1),
+        (connections_after({"maxRequestsPerConnection": 2}, 0, requests=5), 3),
+        (connections_after({"maxRequestsPerConnection": 0}, 0, requests=5), 1),
+    ]
+    assert list(await asyncio.gather(*(counting for counting, _ in expected))) == [count for _, count in expected]
 
 
 # Balancing
@@ -381,15 +370,15 @@ async def test_the_min_retry_rate_comes_on_top() -> None:
 @proves(f"{BUDGET}.minRetryRate.interval")
 @live
 async def test_the_min_retry_rate_begins_anew_after_its_interval() -> None:
-    assert await tries(budget(0, 2, rate_interval="200ms"), requests=2, pause=0.5) == [3, 3]
-    assert await tries(budget(0, 2), requests=2, pause=0.5) == [3, 1]
+    short, long = (tries(budget(0, 2, rate_interval=interval), requests=2, pause=0.5) for interval in ("200ms", "1h"))
+    assert list(await asyncio.gather(short, long)) == [[3, 3], [3, 1]]
 
 
 @proves(f"{BUDGET}.interval")
 @live
 async def test_percent_is_of_the_requests_in_the_interval() -> None:
-    assert await tries(budget(100, 0, interval="100ms"), slow=0.3) == [1]
-    assert await tries(budget(100, 0, interval="1h"), slow=0.3) == [2]
+    short, long = (tries(budget(100, 0, interval=interval), slow=0.3) for interval in ("100ms", "1h"))
+    assert list(await asyncio.gather(short, long)) == [[1], [2]]
 
 
 def test_a_budget_without_an_interval_is_refused() -> None:
