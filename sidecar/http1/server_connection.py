@@ -22,8 +22,14 @@ LOOK_SECONDS: Final = 0.1
 """How often a client that we do not read from is looked at: nothing else would tell that it has gone."""
 _CRLF: Final = b"\r\n"
 _CR: Final = 0x0D
+_MAPPED: Final = "::ffff:"
 _LINE_SLACK: Final = 64
 """Room for a method and a version beside the target."""
+
+
+def _plain(address: str) -> str:
+    """As everybody else writes it: an IPv4 client of an IPv6 socket is its IPv4 address, and a zone means nothing elsewhere."""
+    return address[len(_MAPPED) :] if address.startswith(_MAPPED) and "." in address else address.partition("%")[0]
 
 
 class ServerSettings:
@@ -109,7 +115,7 @@ class ServerConnection(Connection):
         super().connection_made(transport)
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
-            self.peer, self.peer_port = name[0], name[1]
+            self.peer, self.peer_port = _plain(name[0]), name[1]
         self.owner.connections.add(self)
         self.owner.opened(self)
         self.task = create_task(self._handle(), name=f"connection {self.owner.name}")
