@@ -95,7 +95,7 @@ async def test_stream_idle_ends_what_stands_still_and_not_what_moves(place: str)
 
 
 @asynccontextmanager
-async def tunnel(timeouts: dict[str, str]) -> AsyncIterator[tuple[Chain, RawClient]]:
+async def tunnel(timeouts: dict[str, Any]) -> AsyncIterator[tuple[Chain, RawClient]]:
     """An open CONNECT through a Forward listener."""
 
     async def echo(connection: Connection) -> None:

@@ -63,6 +63,14 @@ async def test_ipv6_addresses_are_bound_and_the_unspecified_one_takes_ipv4_too()
             assert [await hear(chain.port("all"), host) for host in ("::1", "127.0.0.1")] == [b"hi"] * 2
 
 
+@live
+async def test_an_ipv4_client_of_an_ipv6_socket_is_told_on_by_its_ipv4_address() -> None:
+    async with playing(echo_head, listener={"bind": "::", "trustedProxies": []}) as (chain, _, client):
+        echoed = await client.request()
+        assert [field_of(echoed, name) for name in ("x-forwarded-for", "x-real-ip")] == [["127.0.0.1"], ["127.0.0.1"]]
+        assert (await chain.seen.last()).client == "127.0.0.1"
+
+
 @proves("listeners[].bind")
 @live
 async def test_a_unix_socket_is_a_listener(tmp_path: Path) -> None:
