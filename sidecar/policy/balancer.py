@@ -130,6 +130,9 @@ class LeastRequest(RandomChoice):
 
     def pick(self, endpoints: Sequence[Endpoint], random: Random, now: float, key: bytes, exclude: Collection[Endpoint]) -> Endpoint | None:  # noqa: ARG002
         """See Balancer."""
+        if len(endpoints) == 1:  # the usual sidecar: its application
+            only = endpoints[0]
+            return only if only.state is _HEALTHY and only.weight > 0 else None
         if not exclude and (draw := self._draw_from(endpoints)).count > 1:
             first, second = self._two(draw, random)
             if first.state is _HEALTHY and second.state is _HEALTHY:

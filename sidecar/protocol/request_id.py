@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Final
 
 _is_valid: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}").fullmatch
-_RANDOM: Final = ~((0xF << 76) | (0x3 << 62)) & ((1 << 128) - 1)
-_VERSION_4: Final = (4 << 76) | (2 << 62)
 
 
 def valid(value: bytes) -> bool:
@@ -16,7 +14,15 @@ def valid(value: bytes) -> bool:
     return _is_valid(value) is not None
 
 
-def new(getrandbits: Callable[[int], int]) -> bytes:
-    """Text of a random UUID (RFC 9562 version 4). `getrandbits` is `random.Random.getrandbits`."""
-    text = b"%032x" % (getrandbits(128) & _RANDOM | _VERSION_4)
-    return b"%b-%b-%b-%b-%b" % (text[:8], text[8:12], text[12:16], text[16:20], text[20:])
+def maker(getrandbits: Callable[[int], int]) -> Callable[[], bytes]:
+    """A source of random UUIDs (RFC 9562 version 4) as text. `getrandbits` is `random.Random.getrandbits`.
+
+    The first 60 random bits are drawn once, the last 62 anew for each id: a third of the cost, and still two ids of one
+    source meet only after some two thousand million of them.
+    """
+    prefix = b"%08x-%04x-4%03x-" % (getrandbits(32), getrandbits(16), getrandbits(12))
+
+    def new() -> bytes:
+        return b"%b%04x-%012x" % (prefix, 0x8000 | getrandbits(14), getrandbits(48))
+
+    return new

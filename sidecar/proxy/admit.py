@@ -13,10 +13,13 @@ from sidecar.model.reason import Reason
 from sidecar.model.snapshot import Mode
 from sidecar.protocol import max_forwards, via
 from sidecar.protocol.hop_by_hop import sift
-from sidecar.protocol.request_id import new, valid
+from sidecar.protocol.request_id import maker, valid
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.plan import ListenerPlan
 from sidecar.proxy.reply import ALLOWED, Reply
+
+new_id = maker(getrandbits)
+"""The process's source of ids."""
 
 
 def admit(connection: ServerConnection, head: RequestHead, plan: ListenerPlan, revision: str) -> Flight:
@@ -27,7 +30,7 @@ def admit(connection: ServerConnection, head: RequestHead, plan: ListenerPlan, r
     exchange.peer_trusted = trusted = peer.believed
     fields, known = sift(head.fields, head.connection_tokens, peer.taken)
     given = known.get(b"x-request-id")
-    exchange.request_id = given if given is not None and trusted and valid(given) else new(getrandbits)
+    exchange.request_id = given if given is not None and trusted and valid(given) else new_id()
     return Flight(exchange, connection, plan, peer, fields, known)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from random import getrandbits
 from time import monotonic
 from typing import Any, Final
 
@@ -20,10 +19,9 @@ from sidecar.model.exchange import Exchange, State
 from sidecar.model.head import RequestHead
 from sidecar.model.reason import Reason
 from sidecar.observe.observer import Observer
-from sidecar.protocol import request_id
-from sidecar.proxy.admit import admit, check
+from sidecar.proxy.admit import admit, check, new_id
 from sidecar.proxy.body import Kept
-from sidecar.proxy.dispatch import Dispatch, end_attempt
+from sidecar.proxy.dispatch import dispatch, end_attempt
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.plan import Plan
 from sidecar.proxy.prepare import prepare, redirect
@@ -84,7 +82,7 @@ class Proxy:
             if reply is None:
                 flight.request = prepare(flight, self.kept)
                 move(flight.exchange, State.SENDING)
-                response = await Dispatch(flight, self.observer).run()
+                response = await dispatch(flight, self.observer)
                 flight.exchange.status = response.head.status
                 move(flight.exchange, State.RESPONDING)
                 parts = response_head(flight, response.head)
@@ -214,7 +212,7 @@ class Proxy:
         """No head came, or one that breaks a rule: answered, closed, and nothing more of it is parsed."""
         model = self.plan.listeners[listener].listener
         exchange = Exchange(model, RequestHead(b"", b"", 1, []), connection.peer, monotonic())
-        exchange.request_id = request_id.new(getrandbits)
+        exchange.request_id = new_id()
         exchange.reason, exchange.clock, exchange.detail, exchange.status = error.reason, error.clock, error.detail, error.status
         self.observer.exchange_started(exchange)
         if error.rejection is not None:

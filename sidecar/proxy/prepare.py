@@ -45,7 +45,7 @@ def prepare(flight: Flight, store: Kept) -> OutboundRequest:
     if head.method == b"OPTIONS" and (left := max_forwards.received(head.method, fields)) is not None:
         fields = max_forwards.decremented(fields, left)
     known = flight.known
-    own = flight.peer.rules.apply(known, exchange.client.encode(), head.host)
+    own = flight.peer.forwarding(known, exchange.client, head.host)
     own.append((b"Via", via.append(known.get(b"via"), head.minor)))
     own.append((b"x-request-id", exchange.request_id))
     flight.body = body = _body(flight, store)

@@ -10,6 +10,7 @@ from sidecar.protocol.status_line import status_line
 from sidecar.proxy.flight import Flight
 
 _SWITCHING = 101
+_CONTINUE = 100
 
 
 def response_head(flight: Flight, head: ResponseHead) -> list[bytes]:
@@ -54,6 +55,8 @@ def _frame(flight: Flight, head: ResponseHead, parts: list[bytes]) -> None:
 
 def interim(flight: Flight, head: ResponseHead) -> None:
     """Relay a 1xx (RFC 9110 section 15.2) to clients that know what it is."""
+    if head.status == _CONTINUE and flight.body is not None:
+        flight.body.continued()
     if flight.exchange.head.minor == 0:
         return
     parts = [status_line(head.status, head.reason)]

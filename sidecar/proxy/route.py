@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from sidecar.errors import ProxyError
 from sidecar.model.exchange import State
-from sidecar.model.reason import Reason
+from sidecar.model.reason import Clock, Reason
 from sidecar.model.snapshot import AllowEntry, Mode, Timeouts
 from sidecar.policy.deadline_header import parse_timeout
 from sidecar.protocol.target import split_authority
@@ -80,3 +80,5 @@ def start_clocks(flight: Flight, timeouts: Timeouts) -> None:
     given = flight.known.get(b"x-request-timeout-ms")
     if given is not None and exchange.peer_trusted and (seconds := parse_timeout(given)) is not None:
         deadlines.shorten_request(started + seconds)
+        if not seconds:  # spent before it came: nothing is sent that nobody waits for
+            raise ProxyError(Reason.REQUEST_TIMEOUT, clock=Clock.REQUEST)

@@ -46,12 +46,12 @@ def test_more_than_eight_own_entries_are_a_loop():
 def test_a_new_request_id_is_a_random_uuid():
     rng = random.Random(1)
     for _ in range(200):
-        text = request_id.new(rng.getrandbits)
+        text = request_id.maker(rng.getrandbits)()
         parsed = uuid.UUID(text.decode())
         assert (parsed.version, parsed.variant, str(parsed).encode()) == (4, uuid.RFC_4122, text)
         assert request_id.valid(text)
     for bits in (0, (1 << 128) - 1):
-        assert uuid.UUID(request_id.new(lambda _, bits=bits: bits).decode()).version == 4
+        assert uuid.UUID(request_id.maker(lambda count, bits=bits: bits & ((1 << count) - 1))().decode()).version == 4
 
 
 @pytest.mark.parametrize("value", [b"a", b"A-Z.a_z:0/9+=@-", b"x" * 128])
