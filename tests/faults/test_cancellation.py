@@ -15,7 +15,6 @@ from support import RawClient, ScriptedUpstream, response
 from support.engine import Engine, upstream
 from support.upstream import Connection, Script, in_turn
 
-from sidecar.http1 import server_connection
 from sidecar.model.exchange import State
 from sidecar.model.reason import Clock, Phase, Reason
 from sidecar.model.snapshot import PoolLimits, RetryPolicy, Target, Upstream
@@ -154,7 +153,9 @@ PHASES = [
     Phase_("connect", GET, awaiting(Phase.CONNECT), heard=False),
     Phase_("response-head", GET, awaiting(Phase.HEADERS)),
     Phase_("half-a-response-head", GET, awaiting(Phase.HEADERS), script=says(b"HTTP/1.1 200 OK\r\nContent-")),
-    Phase_("interim", GET, lambda rig: awaiting(Phase.HEADERS)(rig) and rig.flight.started, script=says(b"HTTP/1.1 103 Early Hints\r\n\r\n")),
+    Phase_(
+        "interim", GET, lambda rig: awaiting(Phase.HEADERS)(rig) and rig.flight.started, script=says(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    ),
     Phase_(
         "response-small",
         GET,
@@ -169,8 +170,17 @@ PHASES = [
         script=says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
         committed=True,
     ),
-    Phase_("response-bulk", b"", lambda rig: rig.exchange.bytes_out == MIB, script=says(BULK + b"x" * MIB), play=read_a_mebibyte, committed=True),
-    Phase_("response-bulk-slow-reader", b"", lambda rig: rig.connection.drained is not None, script=floods, play=read_nothing, committed=True),
+    Phase_(
+        "response-bulk",
+        b"",
+        lambda rig: rig.exchange.bytes_out == MIB,
+        script=says(BULK + b"x" * MIB),
+        play=read_a_mebibyte,
+        committed=True,
+    ),
+    Phase_(
+        "response-bulk-slow-reader", b"", lambda rig: rig.connection.drained is not None, script=floods, play=read_nothing, committed=True
+    ),
     Phase_(
         "back-off",
         GET,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 import uvloop
@@ -76,23 +75,56 @@ CASES = [
     Case("headers-truncated", after_head(b"HTTP/1.1 200 OK\r\nContent-Le", half_closes), 502, Reason.HTTP_RESPONSE_INCOMPLETE),
     Case("headers-truncated-by-reset", after_head(b"HTTP/1.1 200 OK\r\nContent-Le", resets), 502, Reason.HTTP_RESPONSE_INCOMPLETE),
     Case("headers-garbage", after_head(b"\x16\x03\x01\x00\x00"), 502, Reason.HTTP_PROTOCOL_ERROR),
-    Case("headers-conflicting", after_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"), 502, Reason.HTTP_PROTOCOL_ERROR),
+    Case(
+        "headers-conflicting",
+        after_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx"),
+        502,
+        Reason.HTTP_PROTOCOL_ERROR,
+    ),
     Case("headers-slow", after_head(), 504, Reason.HTTP_RESPONSE_TIMEOUT, clock=Clock.RESPONSE_HEADER, timeouts={"response_header": 0.1}),
-    Case("headers-slow-attempt", after_head(), 504, Reason.HTTP_RESPONSE_TIMEOUT, clock=Clock.BACKEND_REQUEST, timeouts={"backend_request": 0.1}),
+    Case(
+        "headers-slow-attempt",
+        after_head(),
+        504,
+        Reason.HTTP_RESPONSE_TIMEOUT,
+        clock=Clock.BACKEND_REQUEST,
+        timeouts={"backend_request": 0.1},
+    ),
     Case("headers-slow-request", after_head(), 504, Reason.REQUEST_TIMEOUT, clock=Clock.REQUEST, timeouts={"request": 0.1}),
     Case("interim-reset", after_head(b"HTTP/1.1 103 Early Hints\r\n\r\n", resets), 502, Reason.HTTP_RESPONSE_INCOMPLETE),
     Case("body-reset", after_head(OK_10 + b"hello", resets), CUT, Reason.HTTP_RESPONSE_INCOMPLETE),
     Case("body-truncated", after_head(OK_10 + b"hello", half_closes), CUT, Reason.HTTP_RESPONSE_INCOMPLETE),
     Case("body-truncated-before-its-first-byte", after_head(OK_10, half_closes), CUT, Reason.HTTP_RESPONSE_INCOMPLETE),
     Case("body-chunked-truncated", after_head(CHUNKED + b"5\r\nhello\r\n", half_closes), CUT, Reason.HTTP_RESPONSE_INCOMPLETE),
-    Case("body-chunked-truncated-in-its-end", after_head(CHUNKED + b"5\r\nhello\r\n0\r\n", half_closes), CUT, Reason.HTTP_RESPONSE_INCOMPLETE),
+    Case(
+        "body-chunked-truncated-in-its-end", after_head(CHUNKED + b"5\r\nhello\r\n0\r\n", half_closes), CUT, Reason.HTTP_RESPONSE_INCOMPLETE
+    ),
     Case("body-chunked-garbage", after_head(CHUNKED + b"5\r\nhello\r\n", b"zz\r\n"), CUT, Reason.HTTP_PROTOCOL_ERROR),
     Case("body-chunked-garbage-with-its-head", after_head(CHUNKED + b"zz\r\n"), CUT, Reason.HTTP_PROTOCOL_ERROR),
     Case("body-until-close-reset", after_head(b"HTTP/1.1 200 OK\r\n\r\nhello", resets), CUT, Reason.HTTP_RESPONSE_INCOMPLETE),
-    Case("body-bulk-reset", after_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x" * 500_000, resets), CUT, Reason.HTTP_RESPONSE_INCOMPLETE),
-    Case("body-bulk-truncated", after_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x" * 500_000, half_closes), CUT, Reason.HTTP_RESPONSE_INCOMPLETE),
-    Case("body-slow", after_head(OK_10 + b"hello"), CUT, Reason.STREAM_IDLE_TIMEOUT, clock=Clock.STREAM_IDLE, timeouts={"stream_idle": 0.1}),
-    Case("body-slow-attempt", after_head(OK_10 + b"hello"), CUT, Reason.HTTP_RESPONSE_TIMEOUT, clock=Clock.BACKEND_REQUEST, timeouts={"backend_request": 0.1}),
+    Case(
+        "body-bulk-reset",
+        after_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x" * 500_000, resets),
+        CUT,
+        Reason.HTTP_RESPONSE_INCOMPLETE,
+    ),
+    Case(
+        "body-bulk-truncated",
+        after_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x" * 500_000, half_closes),
+        CUT,
+        Reason.HTTP_RESPONSE_INCOMPLETE,
+    ),
+    Case(
+        "body-slow", after_head(OK_10 + b"hello"), CUT, Reason.STREAM_IDLE_TIMEOUT, clock=Clock.STREAM_IDLE, timeouts={"stream_idle": 0.1}
+    ),
+    Case(
+        "body-slow-attempt",
+        after_head(OK_10 + b"hello"),
+        CUT,
+        Reason.HTTP_RESPONSE_TIMEOUT,
+        clock=Clock.BACKEND_REQUEST,
+        timeouts={"backend_request": 0.1},
+    ),
     Case("upgrade-slow", after_head(), 504, Reason.HTTP_UPGRADE_FAILED, UPGRADE, Clock.UPGRADE_HANDSHAKE, {"upgrade_handshake": 0.1}),
     Case("upgrade-reset", after_head(resets), 502, Reason.CONNECTION_TERMINATED, UPGRADE),
     Case("upgrade-unasked", after_head(SWITCHING), 502, Reason.HTTP_UPGRADE_FAILED),
@@ -104,7 +136,10 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_fault_of_the_upstream_has_one_outcome(case: Case) -> None:
     async def main() -> None:
-        async with ScriptedUpstream(case.script) as server, Engine(upstream(server.port), route={"timeouts": Timeouts(**case.timeouts)}) as engine:
+        async with (
+            ScriptedUpstream(case.script) as server,
+            Engine(upstream(server.port), route={"timeouts": Timeouts(**case.timeouts)}) as engine,
+        ):
             async with await RawClient.open(engine.port()) as client:
                 await client.send(case.request)
                 await _check_client(case, client)
@@ -329,7 +364,9 @@ def test_a_client_that_does_not_read_our_own_replies_is_cut_by_stream_idle() -> 
             async with await RawClient.open(engine.port()) as client:
                 client._writer.transport.pause_reading()
                 sending = asyncio.ensure_future(client.send(GET * 50_000))
-                await until(lambda: any(one.drained is not None and not one.reading for owner in engine._owners for one in owner.connections))
+                await until(
+                    lambda: any(one.drained is not None and not one.reading for owner in engine._owners for one in owner.connections)
+                )
                 await until(lambda: not any(owner.connections for owner in engine._owners), "the connection is cut")
                 await asyncio.gather(sending, return_exceptions=True)
             await assert_clean(engine)
@@ -362,5 +399,3 @@ def test_a_lingering_close_does_not_last(monkeypatch: pytest.MonkeyPatch) -> Non
                 await assert_clean(engine)
 
     uvloop.run(main())
-
-

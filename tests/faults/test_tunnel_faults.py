@@ -152,7 +152,11 @@ def test_a_tunnel_that_is_cut_leaves_nothing(cause: str, busy: bool) -> None:
                 else:
                     rig.connection.task.cancel()
                 await until(lambda: exchange in engine.seen.finished, cause)
-                expected = {"reset": (State.DONE, None), "clock": (State.ABORTED, Reason.STREAM_IDLE_TIMEOUT), "shutdown": (State.ABORTED, Reason.DRAINING)}
+                expected = {
+                    "reset": (State.DONE, None),
+                    "clock": (State.ABORTED, Reason.STREAM_IDLE_TIMEOUT),
+                    "shutdown": (State.ABORTED, Reason.DRAINING),
+                }
                 assert (exchange.state, exchange.reason) == expected[cause]
                 server.connections[0].go = True  # type: ignore[attr-defined]
                 await asyncio.wait_for(server.connections[0].ended.wait(), BOUND)
@@ -189,7 +193,13 @@ def test_a_tunnel_outlives_the_other_clocks_and_other_traffic() -> None:
 def test_the_shortest_tunnel_idle_fires_first() -> None:
     """A tunnel that may idle for an hour does not keep another, younger one alive."""
     routes = [
-        Route(name=name, index=index, matches=(Match(path=PathMatch(value=f"/{name}")),), backends=(Backend(name="app"),), timeouts=Timeouts(tunnel_idle=idle))
+        Route(
+            name=name,
+            index=index,
+            matches=(Match(path=PathMatch(value=f"/{name}")),),
+            backends=(Backend(name="app"),),
+            timeouts=Timeouts(tunnel_idle=idle),
+        )
         for index, (name, idle) in enumerate({"long": 3600.0, "short": 0.1}.items())
     ]
 
@@ -258,5 +268,3 @@ def test_a_refused_connect_is_502() -> None:
             await assert_clean(engine)
 
     uvloop.run(main())
-
-

@@ -108,7 +108,12 @@ class Server(asyncio.Protocol):
         elif how == b"chunked":
             third = max(len(answer) // 3, 1)
             chunks = [answer[start : start + third] for start in range(0, len(answer), third)]
-            self._write(common + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in chunks) + b"0\r\n\r\n")
+            self._write(
+                common
+                + b"Transfer-Encoding: chunked\r\n\r\n"
+                + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in chunks)
+                + b"0\r\n\r\n"
+            )
         elif how == b"closes":
             self._write(common + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(answer) + answer)
             self.transport.close()
