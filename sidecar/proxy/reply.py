@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from time import time
 from typing import Final
 
 from sidecar.errors import ProxyError
 from sidecar.model.exchange import Exchange
 from sidecar.protocol import problem
+from sidecar.protocol.http_date import imf_fixdate
 from sidecar.protocol.proxy_status import render
 from sidecar.protocol.status_line import status_line
 
@@ -30,7 +32,7 @@ class Reply:
 
     def wire(self, *, head_only: bool, close: bool) -> bytes:
         """The bytes to send; `head_only` for HEAD (RFC 9110 section 9.3.2)."""
-        parts = [status_line(self.status)]
+        parts = [status_line(self.status), b"Date: ", imf_fixdate(time()), b"\r\n"]  # RFC 9110 section 6.6.1
         for name, value in self.fields:
             parts += (name, b": ", value, b"\r\n")
         parts.append(b"Content-Length: %d\r\n" % len(self.body))
