@@ -21,11 +21,16 @@ def peak() -> int:
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
+def say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
 async def main() -> None:
     async with Engine(upstream(int(sys.argv[1]))) as engine:
-        print(engine.port(), flush=True)
+        say(engine.port())
         while await asyncio.to_thread(sys.stdin.readline):
-            print(peak(), flush=True)
+            say(peak())
 
 
 uvloop.run(main())

@@ -11,6 +11,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 import uvloop
@@ -38,9 +39,9 @@ def body_for(tag: bytes, size: int) -> bytes:
 class Server(asyncio.Protocol):
     """An upstream that answers by what the target says: /ID/SIZE/HOW. Naive, whole requests only, but pipelining-safe."""
 
-    seen: Counter[bytes] = Counter()
+    seen: ClassVar[Counter[bytes]] = Counter()
     """How often each request that must not be repeated has come."""
-    flaky: set[bytes] = set()
+    flaky: ClassVar[set[bytes]] = set()
     """Requests whose first try has been refused."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as asyncio's own
