@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
 import uvloop
-from support import RawClient, ScriptedUpstream
+from faults.rig import assert_clean, read_on, until
+from support import RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
 from support.upstream import Connection
+
+from sidecar.http1.connection import BULK_READ, RX_LIMIT
+from sidecar.http1.relay import BULK_MIN
 
 MIB = 1024 * 1024
 
@@ -43,5 +48,116 @@ def test_an_upload_through_a_slow_upstream_arrives_in_order() -> None:
                 for start in range(0, len(sent), 300_000):
                     await client.send(sent[start : start + 300_000])
                 assert (await client.read_response()).body == b"ok"
+
+    uvloop.run(main())
+
+
+def test_a_request_behind_a_bulk_upload_is_the_next_request() -> None:
+    """What comes in one read with the end of a handed-over body stays with the client's connection."""
+    sent = noise(3 * MIB + 12_345)
+
+    async def main() -> None:
+        async def script(connection: Connection) -> None:
+            while True:
+                request = await connection.read_request()
+                await connection.send(response(body=b"whole" if request.body == sent else request.start))
+
+        async with ScriptedUpstream(script) as server, Engine(upstream(server.port)) as engine:
+            async with await RawClient.open(engine.port()) as client:
+                for number in range(5):
+                    follow = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\nGET /%d-again HTTP/1.1\r\nHost: a\r\n\r\n" % (number, number)
+                    await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(sent) + sent + follow)
+                    assert (await client.read_response()).body == b"whole"
+                    assert (await client.read_response()).body == b"GET /%d HTTP/1.1" % number
+                    assert (await client.read_response()).body == b"GET /%d-again HTTP/1.1" % number
+            await assert_clean(engine)
+
+    uvloop.run(main())
+
+
+def test_a_bulk_answer_to_a_slow_reader_arrives_in_order() -> None:
+    body = noise(24 * MIB, 2)
+
+    async def main() -> None:
+        async with ScriptedUpstream(answer(response(body=body))) as server, Engine(upstream(server.port)) as engine:
+            async with await RawClient.open(engine.port()) as client:
+                client._writer.transport.pause_reading()
+                await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+                await until(lambda: any(one.drained is not None for owner in engine._owners for one in owner.connections))
+                client._writer.transport.resume_reading()
+                for _ in range(2):
+                    assert (await client.read_response()).body == body
+            await assert_clean(engine)
+
+    uvloop.run(main())
+
+
+def test_bytes_behind_a_bulk_answer_belong_to_nobody() -> None:
+    """A connection on which the server said more than it should is not used again."""
+    body = noise(2 * MIB)
+
+    async def main() -> None:
+        async with ScriptedUpstream(
+            answer(response(body=body) + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale", response(body=b"right"))
+        ) as server:
+            async with Engine(upstream(server.port)) as engine, await RawClient.open(engine.port()) as client:
+                assert (await client.request()).body == body
+                assert (await client.request()).body == b"right"
+                assert len(server.connections) == 2
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("end", ["keeps reading", "closes", "resets"])
+def test_an_early_answer_to_a_bulk_upload_reaches_the_client(end: str) -> None:
+    """The server answers in the middle of the upload, and perhaps goes away: its answer counts, not its leaving."""
+
+    async def script(connection: Connection) -> None:
+        await connection.read_head()
+        await connection.read_exactly(MIB)
+        await connection.send(response("413 Content Too Large", b"enough"))
+        if end == "keeps reading":
+            await read_on(connection)
+        elif end == "resets":
+            await asyncio.sleep(0.02)
+            connection.reset()
+
+    async def main() -> None:
+        async with ScriptedUpstream(script) as server, Engine(upstream(server.port)) as engine:
+            async with await RawClient.open(engine.port()) as client:
+                await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (64 * MIB) + bytes(2 * MIB))
+                got = await client.read_response()
+                assert (got.status, got.body, got.get("connection")) == (413, b"enough", "close")
+            await assert_clean(engine)
+
+    uvloop.run(main())
+
+
+def test_a_body_of_every_size_around_the_hand_over_arrives() -> None:
+    sizes = [BULK_MIN + around for around in (-1, 0, 1, 2, 17)] + [
+        RX_LIMIT - 1,
+        RX_LIMIT,
+        RX_LIMIT + 1,
+        BULK_READ - 1,
+        BULK_READ,
+        BULK_READ + 1,
+    ]
+
+    async def main() -> None:
+        async def script(connection: Connection) -> None:
+            while True:
+                request = await connection.read_request()
+                await connection.send(response(body=request.body))
+
+        async with ScriptedUpstream(script) as server, Engine(upstream(server.port)) as engine:
+            async with await RawClient.open(engine.port()) as client:
+                for first in (0, 1, 5000, BULK_MIN):
+                    for size in sizes:
+                        body = noise(size, size)
+                        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size + body[:first])
+                        await asyncio.sleep(0.002)
+                        await client.send(body[first:])
+                        assert (await client.read_response()).body == body
+            await assert_clean(engine)
 
     uvloop.run(main())
