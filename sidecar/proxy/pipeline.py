@@ -103,6 +103,7 @@ class Proxy:
             await self._fail(flight, error)
         except Exception:  # a bug of ours costs one exchange, not the connection's neighbours
             log.exception("exchange failed", extra={"event": "internal_error", "request_id": flight.exchange.request_id.decode()})
+            self._end_broken_attempt(flight, response)
             await self._fail(flight, ProxyError(Reason.PROXY_INTERNAL_ERROR, reusable=False))
         finally:
             self._record(flight, response)
@@ -111,6 +112,13 @@ class Proxy:
         return await self._may_go_on(flight)
 
     # -- begin and end
+
+    def _end_broken_attempt(self, flight: Flight, response: InboundResponse | None) -> None:
+        """A bug interrupted an attempt: its endpoint must not be taken for busy ever after."""
+        attempts = flight.exchange.attempts
+        if response is None and attempts and not attempts[-1].ended_at:
+            end_attempt(flight, attempts[-1], Reason.PROXY_INTERNAL_ERROR.value, failed=False)
+            self.observer.attempt_finished(flight.exchange, attempts[-1])
 
     def _begin(self, flight: Flight) -> None:
         self.observer.exchange_started(flight.exchange)

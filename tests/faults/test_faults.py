@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 from faults.rig import BOUND, assert_clean, deaf_port, read_on, until
-from support import RawClient, ScriptedUpstream, response
+from support import RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
 from support.upstream import Connection, Script
 
@@ -17,6 +17,7 @@ from sidecar.http1 import server_connection
 from sidecar.model.exchange import Exchange, State
 from sidecar.model.reason import Clock, Reason
 from sidecar.model.snapshot import Timeouts
+from sidecar.upstream.native import NativeTransport
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1000
@@ -266,6 +267,26 @@ def test_a_reused_connection_that_dies_under_a_request_is_replayed_only_when_ide
                     assert (answer.status, answer.body, exchange.replays) == (200, b"1", 1)
                 else:
                     assert (answer.status, exchange.reason, len(exchange.attempts)) == (502, Reason.CONNECTION_TERMINATED, 1)
+            await assert_clean(engine)
+
+    uvloop.run(main())
+
+
+@pytest.mark.expects_traceback("exchange failed")
+def test_a_bug_of_ours_costs_one_exchange_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("bug")
+
+    async def main() -> None:
+        async with ScriptedUpstream(answer(response(body=b"fine"))) as server, Engine(upstream(server.port)) as engine:
+            async with await RawClient.open(engine.port()) as client:
+                with monkeypatch.context() as patch:
+                    patch.setattr(NativeTransport, "send", broken)
+                    got = await client.request()
+                    assert (got.status, got.get("connection")) == (500, "close")
+                    assert b"bug" not in got.body
+            async with await RawClient.open(engine.port()) as client:
+                assert (await client.request()).body == b"fine"
             await assert_clean(engine)
 
     uvloop.run(main())
