@@ -97,7 +97,15 @@ class BadMessage(ProxyError):
     From a client: the reply closes the connection and nothing more of it is parsed. From an upstream: a 502.
     """
 
-    def __init__(self, rejection: Rejection, detail: str = "", *, reason: Reason = Reason.HTTP_REQUEST_ERROR, status: int | None = None, phase: Phase | None = None) -> None:
+    def __init__(
+        self,
+        rejection: Rejection,
+        detail: str = "",
+        *,
+        reason: Reason = Reason.HTTP_REQUEST_ERROR,
+        status: int | None = None,
+        phase: Phase | None = None,
+    ) -> None:
         super().__init__(reason, detail, status=status, rejection=rejection, reusable=False, phase=phase)
 
 

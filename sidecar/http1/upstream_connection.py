@@ -185,6 +185,7 @@ class UpstreamConnection(Connection):
     async def _final_head(
         self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines, on_interim: Callable[[ResponseHead], None]
     ) -> ResponseHead:
+        relayed = 0  # bytes of interim heads: they are not held back for a slow client, so all of them get one head's room
         for interims in range(MAX_INTERIM + 1):
             try:
                 if not self.rx and not self.eof:
@@ -198,11 +199,12 @@ class UpstreamConnection(Connection):
                 return head
             if head.status == _SWITCHING:
                 return self._switched(request, head, deadlines)
-            if interims == MAX_INTERIM:
+            relayed += head.size
+            if interims == MAX_INTERIM or relayed > MAX_HEAD:
                 break
             on_interim(head)
         raise UpstreamError(
-            Reason.HTTP_PROTOCOL_ERROR, "too many interim responses", phase=Phase.HEADERS, rejection=Rejection.TOO_MANY_INTERIM
+            Reason.HTTP_PROTOCOL_ERROR, "too many or too large interim responses", phase=Phase.HEADERS, rejection=Rejection.TOO_MANY_INTERIM
         )
 
     def _switched(self, request: OutboundRequest, head: ResponseHead, deadlines: Deadlines) -> ResponseHead:

@@ -63,6 +63,18 @@ def test_more_than_sixteen_interim_responses_are_a_502(count, final):
     uvloop.run(main())
 
 
+def test_interim_responses_of_more_than_64_kib_together_are_a_502():
+    async def main() -> None:
+        large = b"HTTP/1.1 103 Early Hints\r\nX: " + b"y" * 30_000 + b"\r\n\r\n"
+        async with ScriptedUpstream(finish(large * 3 + OK)) as peer, Engine(upstream(peer.port)) as engine:
+            heard = await talk(engine.port(), LAST)
+            assert heard.data.count(b"HTTP/1.1 103") == 2
+            assert b"HTTP/1.1 502 Bad Gateway\r\n" in heard.data
+            assert engine.seen.finished[0].reason is Reason.HTTP_PROTOCOL_ERROR
+
+    uvloop.run(main())
+
+
 def test_an_interim_response_without_a_final_one_is_a_502_and_never_retried():
     async def main() -> None:
         async with ScriptedUpstream(finish(HINTS)) as peer, Engine(upstream(peer.port)) as engine:
