@@ -110,11 +110,12 @@ def main() -> int:
         raw = run(options)
         OUT.mkdir(exist_ok=True)
         (OUT / "last.json").write_text(json.dumps(raw, indent=1))
-        if not options.noisy:
-            report.require_calm(raw["rates"])
     except machine.TooNoisy as error:
         print(f"too noisy: {error}", file=sys.stderr)
         return 3
+    refused = {} if options.noisy else report.unsettled(raw["rates"])
+    for name, why in refused.items():
+        print(f"too noisy: {name}: {why}", file=sys.stderr)
     complete = not options.only and not options.scenarios
     if complete:
         text = report.markdown(raw)
@@ -122,7 +123,7 @@ def main() -> int:
         if not options.quick and not options.noisy:
             report.write(DOCUMENT, text)
             DOCUMENT.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
-    return 0
+    return 3 if refused else 0
 
 
 if __name__ == "__main__":

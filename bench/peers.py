@@ -88,7 +88,7 @@ def _on_path(name: str) -> str | None:
 
 def _version(command: list[str]) -> str:
     said = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    number = re.search(r"\d+\.\d+(\.\d+)?", said.stdout + said.stderr)
+    number = re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr)  # three parts: Envoy's line has a path with python3.11 in it
     return number[0] if number else "?"
 
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from bench.machine import NOISY_SPREAD, TooNoisy, spread
+from bench.machine import NOISY_SPREAD, spread
 from bench.peers import OURS, YARDSTICK
 
 BEGIN, END = "<!-- figures: begin (written by `make bench`) -->", "<!-- figures: end -->"
 Samples = dict[str, list[dict[str, float]]]
 """By peer, one entry for each round."""
+
+
+RATE_TITLES: Final = {
+    "get_1k": ("1 KiB GET, 32 keep-alive connections", "cpu_us", "CPU us per request"),
+    "post_16k": ("16 KiB POST, 32 keep-alive connections", "cpu_us", "CPU us per request"),
+    "download_10m": ("10 MiB download, 4 connections (more is better)", "gb_per_cpu_second", "GB per CPU second"),
+    "upload_10m": ("10 MiB upload, 4 connections (more is better)", "gb_per_cpu_second", "GB per CPU second"),
+}
+"""Scenario -> heading, figure, and what the figure is called."""
 
 
 def column(samples: Samples, peer: str, figure: str) -> list[float]:
@@ -27,14 +36,14 @@ def ratios(samples: Samples, peer: str, figure: str) -> list[float]:
     return [mine / other for mine, other in zip(column(samples, peer, figure), column(samples, YARDSTICK, figure), strict=False) if other]
 
 
-def require_calm(results: dict[str, Samples]) -> None:
-    """Raises TooNoisy when the rounds of one proxy disagree too much to be compared."""
+def unsettled(results: dict[str, Samples]) -> dict[str, str]:
+    """The scenarios in which the rounds of one proxy disagree too much to be compared, and why. They are not reported."""
+    why: dict[str, str] = {}
     for name, samples in results.items():
         for peer in (OURS, YARDSTICK):
             if (seen := spread(column(samples, peer, "cpu_us"))) > NOISY_SPREAD:
-                raise TooNoisy(
-                    f"{name}: the rounds of {peer} spread by {seen:.0%} of their median; more than {NOISY_SPREAD:.0%} is not reported"
-                )
+                why[name] = f"the rounds of {peer} spread by {seen:.0%} of their median; more than {NOISY_SPREAD:.0%} is not reported"
+    return why
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -76,16 +85,9 @@ def markdown(raw: dict[str, Any]) -> str:
     parts.append(
         f"{raw['plan']['rounds']} interleaved rounds of {raw['plan']['seconds']:g} s; median (lowest-highest). Ratios are of the same round."
     )
-    parts += ["### 1 KiB GET, 32 keep-alive connections", rate_table(rates["get_1k"], "cpu_us", "CPU us per request")]
-    parts += ["### 16 KiB POST, 32 keep-alive connections", rate_table(rates["post_16k"], "cpu_us", "CPU us per request")]
-    parts += [
-        "### 10 MiB download, 4 connections (more is better)",
-        rate_table(rates["download_10m"], "gb_per_cpu_second", "GB per CPU second"),
-    ]
-    parts += [
-        "### 10 MiB upload, 4 connections (more is better)",
-        rate_table(rates["upload_10m"], "gb_per_cpu_second", "GB per CPU second"),
-    ]
+    refused = unsettled(rates)
+    for name, (title, figure, unit) in RATE_TITLES.items():
+        parts += [f"### {title}", f"Not reported: {refused[name]}." if name in refused else rate_table(rates[name], figure, unit)]
     size = raw["plan"]["big_body"] // 2**20
     parts += [
         f"### Memory per exchange: {size} MiB bodies, four at a time, slow reader",
