@@ -57,6 +57,8 @@ NO_CONFIG: Final = 78
 """EX_CONFIG of sysexits.h: `--require-config` and the first document is no good."""
 EMPTY: Final = Snapshot(revision="", hash="", listeners=(), upstreams={}, routes=())
 _COLLECT_EVERY: Final = 1000
+_LAST_WRITE: Final = 2.0
+"""Seconds that the end of the process waits for a last good document that is still being written."""
 
 
 def serve(bootstrap: Bootstrap) -> int:
@@ -150,6 +152,7 @@ class Sidecar:
     async def aclose(self) -> None:
         """From the outside in, so that nothing is asked of what has gone."""
         await cancel_and_wait(self._tasks)
+        await self._store.settled(_LAST_WRITE)
         await self._lifecycle.aclose()
         await self._listeners.aclose()
         if self._admin is not None:

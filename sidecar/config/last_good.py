@@ -72,6 +72,11 @@ class LastGood:
         else:
             self._warned = False
 
+    async def settled(self, seconds: float) -> None:
+        """Wait until what is being written is on the disk, but no longer than `seconds`: for the end of the process."""
+        if self._busy is not None:
+            await asyncio.wait((self._busy,), timeout=seconds)
+
     def _warn(self, what: str, error: Exception) -> None:
         if not self._warned:
             why = (error.strerror or "the disk does not answer") if isinstance(error, OSError) else str(error)

@@ -124,6 +124,11 @@ class ConfigStore:
         kept = None if self._last_good is None else await self._last_good.load()
         return None if kept is None or self.active is not None else await self.offer(LAST_GOOD, kept.revision, kept.data)
 
+    async def settled(self, seconds: float) -> None:
+        """Wait until the last good document is on the disk, but no longer than `seconds`."""
+        if self._last_good is not None:
+            await self._last_good.settled(seconds)
+
     def unavailable(self, source: str, message: str) -> None:
         """The source cannot be read; what is active stays. Said once until it is back."""
         if self.connected.get(source) is not False:

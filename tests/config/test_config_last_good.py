@@ -28,6 +28,19 @@ def test_the_file_is_the_owners_alone_and_nothing_else_is_left(tmp_path):
     assert load(tmp_path / "new").data == b"second"
 
 
+def test_a_write_under_way_is_waited_for_at_the_end_although_its_task_is_cancelled(tmp_path):
+    async def main():
+        last_good = LastGood(tmp_path)
+        saving = asyncio.create_task(last_good.save(b"document", source="file", revision="r1"))
+        await asyncio.sleep(0)
+        saving.cancel()
+        await asyncio.wait((saving,))
+        await last_good.settled(10.0)
+        assert (tmp_path / FILE_NAME).exists()
+
+    asyncio.run(main())
+
+
 def test_no_file_is_no_warning(tmp_path, caplog):
     assert load(tmp_path) is None
     assert caplog.records == []
