@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from bench.load import Scenario
@@ -109,8 +108,3 @@ def idle_connections(running: Running, plan: Plan) -> Figures:
         grown = rss_bytes(running.pid) - before
         generator.communicate("\n", timeout=30)
     return {"kib_each": grown / count / 1024}
-
-
-def log_size(folder: Path) -> int:
-    """Bytes of access log written so far: proof that logging was on."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in {".log", ".out"})

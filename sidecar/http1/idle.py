@@ -39,13 +39,6 @@ class IdleQueue:
         """`idler` is busy, or gone."""
         self._since.pop(idler, None)
 
-    def expire_all(self) -> None:
-        """Everything that idles now has idled long enough: a drain."""
-        idlers = list(self._since)
-        self._since.clear()
-        for idler in idlers:
-            idler.idle_expired()
-
     def _expire(self) -> None:
         self._timer = None
         before = self._loop.time() - self.timeout

@@ -32,13 +32,12 @@ Done = Callable[["UpstreamConnection", bool], None]
 class UpstreamConnection(Connection):
     """The pool's unit. `parked` while nobody uses it: a server that speaks then is not believed again."""
 
-    __slots__ = ("created_at", "endpoint", "idle_since", "on_closed", "parked", "requests", "upload")
+    __slots__ = ("endpoint", "idle_since", "on_closed", "parked", "requests", "upload")
 
     endpoint: Endpoint
 
     def __init__(self) -> None:
         super().__init__()
-        self.created_at = self.loop.time()
         self.idle_since = 0.0
         self.requests = 0
         self.parked = False
@@ -110,7 +109,7 @@ class UpstreamConnection(Connection):
             head = await self._final_head(request, attempt, deadlines, on_interim)
             attempt.headers_at = monotonic()
             attempt.phase = Phase.BODY
-            response = Response(self, head, request, on_done)
+            response = Response(self, head, on_done)
         finally:
             if response is None:
                 self._stop_upload()
@@ -258,14 +257,13 @@ class UpstreamConnection(Connection):
 class Response(ResponseBody):
     """Implements InboundResponse (upstream/transport.py); it is its own body, to be one object less per request."""
 
-    __slots__ = ("_done", "_request", "head")
+    __slots__ = ("_done", "head")
 
     connection: UpstreamConnection
 
-    def __init__(self, connection: UpstreamConnection, head: ResponseHead, request: OutboundRequest, on_done: Done) -> None:
+    def __init__(self, connection: UpstreamConnection, head: ResponseHead, on_done: Done) -> None:
         super().__init__(connection, head.length)
         self.head = head
-        self._request = request
         self._done: Done | None = on_done
 
     @property

@@ -9,7 +9,7 @@ from sidecar.model.stream import BodySource
 class OutboundRequest:
     """Hop-by-hop fields are already gone. On the wire: `fields`, then `own`, then `attempt_own`, then the framing."""
 
-    __slots__ = ("attempt_own", "body", "expect_continue", "fields", "length", "method", "own", "target", "upgrade", "wants_trailers")
+    __slots__ = ("attempt_own", "body", "fields", "length", "method", "own", "target", "upgrade", "wants_trailers")
 
     def __init__(
         self, method: bytes, target: bytes, fields: list[Field], own: list[tuple[bytes, bytes]], length: int, body: BodySource | None
@@ -29,7 +29,5 @@ class OutboundRequest:
         """None when `length` is 0."""
         self.upgrade = b""
         """The `Upgrade` token that is asked for, else b""."""
-        self.expect_continue = False
-        """The client waits for 100: the body is sent when it begins to arrive, never awaited before the response."""
         self.wants_trailers = False
         """`TE: trailers` is to be sent, with our own `Connection: TE`."""

@@ -147,7 +147,7 @@ class AccessLog(SilentObserver):
             path,
             exchange.status or status_of(exchange),
             b"none" if reason is None else reason.value.encode(),
-            len(attempts),
+            len(attempts) - exchange.replays,
             (exchange.ended_at - exchange.started_at) * 1000,
             upstream_ms,
             exchange.bytes_in,

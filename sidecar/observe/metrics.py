@@ -19,8 +19,6 @@ METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT",
 OTHER: Final = "_OTHER"
 FORWARD: Final = "forward"
 """The implicit upstream of Forward listeners (product.md 3.1)."""
-STALE: Final = "stale_connection"
-"""`retries_total.reason` of a replay of a stale keep-alive connection (product.md 3.3 e)."""
 MAX_OUTCOMES: Final = 256
 """Combinations of method, code and reason that one series tells apart; an upstream may invent 900 status codes."""
 
@@ -137,7 +135,7 @@ class Metrics(SilentObserver):
             self._tunnel_ended(exchange)
         else:
             series.durations.observe(exchange.ended_at - exchange.started_at)
-        if len(exchange.attempts) > 1 or exchange.replays or exchange.retries_skipped or exchange.clock is not None:
+        if len(exchange.attempts) > 1 or exchange.retries_skipped or exchange.clock is not None:
             self._count_trouble(exchange)
 
     def message_rejected(self, listener: str, kind: Rejection) -> None:
@@ -188,8 +186,6 @@ class Metrics(SilentObserver):
         attempts = exchange.attempts
         for failed in attempts[:-1]:
             add(trouble.retries, failed.outcome or Reason.PROXY_INTERNAL_ERROR.value)
-        if exchange.replays:
-            add(trouble.retries, STALE, exchange.replays)
         if exchange.retries_skipped:
             add(trouble.skipped, exchange.retries_skipped)
         # A clock that ended the last attempt too has been counted with it.

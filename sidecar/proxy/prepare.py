@@ -50,7 +50,6 @@ def prepare(flight: Flight, store: Kept) -> OutboundRequest:
     own.append((b"x-request-id", exchange.request_id))
     flight.body = body = _body(flight, store)
     request = OutboundRequest(head.method, target, fields, own, head.length, body)
-    request.expect_continue = head.expect_continue
     if head.upgrade and head.length == 0:
         request.upgrade = forwardable(head.upgrade)
     if b"te" in known:

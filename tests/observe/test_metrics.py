@@ -119,7 +119,7 @@ def test_attempts_are_counted_by_outcome_and_retries_by_what_made_them_necessary
 
 def test_a_replay_of_a_stale_connection_is_a_retry_outside_the_attempts():
     metrics = Metrics()
-    replayed = exchange(attempt())
+    replayed = exchange(attempt(outcome="stale_connection", responded=False), attempt(2))  # as proxy/dispatch.py leaves it
     replayed.replays = 1
     run(metrics, replayed)
     samples = read(metrics)
