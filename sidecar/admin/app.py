@@ -6,37 +6,49 @@ What it is bound to, and when it stops, is the composition root's business.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.log import server_logger
 
 from sidecar.admin import views
+from sidecar.admin.board import Board
 from sidecar.admin.context import LOG_LEVELS, AdminContext
 from sidecar.admin.encode import json_response, problem, text_response
-from sidecar.admin.guard import MAX_BODY, add_headers, guard, read_body
-from sidecar.admin.page import CONTENT_SECURITY_POLICY, page_parts
+from sidecar.admin.guard import MAX_BODY, Handler, add_headers, guard, read_body
+from sidecar.admin.history import History
+from sidecar.admin.page import CONTENT_SECURITY_POLICY, QUESTION, page_parts
+from sidecar.admin.parts import PARTS, news
+from sidecar.admin.quiet import quiet_server_log
 from sidecar.errors import UsageError
 from sidecar.proxy.explain import Scene, explain, question, render
 
 CONTEXT: Final = web.AppKey("context", AdminContext)
+BOARD: Final = web.AppKey("board", Board)
 
 
 def make_app(context: AdminContext) -> web.Application:
-    """The application; it starts nothing and owns nothing. Serve it with `access_log=None`."""
-    app = web.Application(middlewares=[guard], client_max_size=MAX_BODY)
+    """The application. It starts nothing before somebody looks at the page, and ends that in its clean-up. Serve it with `access_log=None`."""
+    quiet_server_log()
+    app = web.Application(middlewares=[guard, _refreshed], client_max_size=MAX_BODY)
     app[CONTEXT] = context
+    history = History(context.traffic, refresh=lambda: context.refresh("/metrics", ""))
+    app[BOARD] = Board(context, history)
+
+    async def stop_measuring(_app: web.Application) -> None:
+        await history.aclose()
+
+    app.on_cleanup.append(stop_measuring)
     app.on_response_prepare.append(add_headers)
     for path, view in views.VIEWS.items():
         app.router.add_get(path, partial(_view, view))
     app.router.add_get("/", _page)
+    app.router.add_get("/page", _parts)
     app.router.add_get("/config", _config)
     app.router.add_get("/explain", _explain)
+    app.router.add_get("/why", _why)
     app.router.add_get("/metrics", _metrics)
     app.router.add_put("/log-level", _set_log_level)
     app.router.add_post("/drain", _drain)
@@ -44,12 +56,12 @@ def make_app(context: AdminContext) -> web.Application:
     return app
 
 
-def _worth_a_line(record: logging.LogRecord) -> bool:
-    """The server logs a traceback for malformed requests and for clients that leave; neither is news."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
-
-
-server_logger.addFilter(_worth_a_line)
+@web.middleware
+async def _refreshed(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Behind the guard: what other processes know is here when it is asked for."""
+    if request.path != "/metrics":  # which sees to it itself
+        await request.app[CONTEXT].refresh(request.path, request.query.get("request_id", ""))
+    return await handler(request)
 
 
 async def _view(view: Callable[[AdminContext], object], request: web.Request) -> web.StreamResponse:
@@ -68,15 +80,24 @@ async def _metrics(request: web.Request) -> web.StreamResponse:
 
 
 async def _page(request: web.Request) -> web.StreamResponse:
-    context = request.app[CONTEXT]
-    asked = {name: request.query.get(name, "") for name in ("method", "url", "header", "listener")}
+    asked = {name: request.query.get(name, "") for name in (*QUESTION, "filter", "refresh")}
     answer = None
     if asked["url"]:
         found = await _explanation(request)
         answer = found if isinstance(found, str) else render(found)
-    parts = page_parts(views.overview(context), asked, answer)
+    parts = page_parts(await request.app[BOARD].look(asked["filter"]), asked, answer, request.host)
     headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": CONTENT_SECURITY_POLICY}
     return await text_response(request, (part.encode("utf-8", "replace") for part in parts), headers)
+
+
+async def _parts(request: web.Request) -> web.StreamResponse:
+    """What the page's script asks for again and again."""
+    view = await request.app[BOARD].look(request.query.get("filter", ""))
+    parts = {}
+    for name, part in PARTS.items():
+        parts[name] = part(view).encode("utf-8", "replace").decode()
+        await asyncio.sleep(0)
+    return await json_response(request, {"parts": parts, "news": news(view)})
 
 
 async def _explain(request: web.Request) -> web.StreamResponse:
@@ -110,6 +131,18 @@ async def _explanation(request: web.Request) -> dict[str, Any] | str:
         return await asyncio.to_thread(explain, asked, scene)
     except UsageError as error:
         return str(error)
+
+
+async def _why(request: web.Request) -> web.StreamResponse:
+    context = request.app[CONTEXT]
+    request_id = request.query.get("request_id", "")
+    if records := context.why(request_id):
+        active = context.config()
+        return await json_response(request, {"activeRevision": None if active is None else active.snapshot.revision, "records": records})
+    if request_id:
+        told = "the last failures, retries and slowest requests are kept, this one is not among them (the access log has every request_id)"
+        return problem(404, "Not Found", told)
+    return problem(404, "Not Found", "nothing has failed since the sidecar started")
 
 
 async def _set_log_level(request: web.Request) -> web.StreamResponse:

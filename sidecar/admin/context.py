@@ -6,13 +6,14 @@ at once, but for what says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sidecar.config.problem import Problem
 from sidecar.model.snapshot import Snapshot
 from sidecar.model.status import UpstreamStatus
+from sidecar.observe.traffic import TrafficCount
 from sidecar.policy.router import Router
 
 
@@ -71,14 +72,21 @@ class ListenerStatus:
     port: int
     protocol: str
     state: str
+    tls: str = ""
+    """`TLS`, or `mTLS` where clients are asked for certificates."""
+    problem: str = ""
+    """Why its certificates are missing, or may be old."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainStatus:
+class DrainStatus(NamedTuple):
     """How far a drain is. `drained`: the Reverse listeners are closed and nothing is in flight on them."""
 
     drained: bool
     in_flight: int
+
+
+async def _all_is_here(_path: str, _request_id: str) -> None:
+    """Of a single process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,16 +101,24 @@ class AdminContext:
     """None until a valid document has come."""
     rejected: Callable[[], RejectedConfig | None]
     """None when the newest document is the active one."""
-    sources: Callable[[], Mapping[str, bool]]
-    """Where documents come from, and whether each could be read when it was last looked at."""
+    sources: Callable[[], Mapping[str, str]]
+    """Where documents come from, and why each cannot be read; "" when it could when it was last looked at."""
     listeners: Callable[[], Sequence[ListenerStatus]]
     upstreams: Callable[[], Sequence[UpstreamStatus]]
     connections: Callable[[], object]
     """JSON-ready."""
+    failures: Callable[[int], Sequence[Mapping[str, Any]]]
+    """JSON-ready: at most so many of the last failures, the newest first."""
     recent: Callable[[], object]
     """JSON-ready: the last failures and slowest requests."""
+    why: Callable[[str], Sequence[Mapping[str, Any]]]
+    """JSON-ready: what is known of the requests with this id, the newest first; of the last failure for ""."""
     runtime: Callable[[], Mapping[str, Any]]
     """JSON-ready, as in interface.md section 2."""
+    refresh: Callable[[str, str], Awaitable[None]] = _all_is_here
+    """Awaited before a request for a path (and, for `/why`, an id) is answered: fetches what is not in this process."""
+    traffic: Callable[[], Iterator[TrafficCount]]
+    """The counters now, by listener, route and upstream; read on the loop, in slices."""
     metrics: Callable[[], Awaitable[bytes]]
     """Prometheus text, not compressed, for `outrider status`."""
     get_log_level: Callable[[], str]

@@ -6,7 +6,6 @@ they come with the page's own name in `Host`; across origins they come with an `
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from sidecar.admin.encode import problem
+from sidecar.admin.hosts import is_local
 
 log = logging.getLogger("outrider")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -94,24 +94,9 @@ def _bound(request: web.Request) -> str:
 
 
 def known_host(headers: CIMultiDictProxy[str], bound: str) -> bool:
-    """Whether `Host` is a loopback name or the address that the connection came to; names of others can be rebound."""
+    """Whether there is one `Host`, and it is ours."""
     values = headers.getall("Host", [])
-    if len(values) != 1:
-        return False
-    host = _without_port(values[0].strip().lower())
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or str(address) == bound.partition("%")[0]
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    return len(values) == 1 and is_local(values[0], bound)
 
 
 async def read_body(request: web.Request) -> bytes:

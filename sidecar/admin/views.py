@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from sidecar.admin.context import ActiveConfig, AdminContext, ListenerStatus
 from sidecar.admin.versions import versions
 from sidecar.model.snapshot import Match, Route
-from sidecar.model.status import EndpointStatus, UpstreamStatus
+from sidecar.model.status import EndpointStatus, HealthStatus, UpstreamStatus
 from sidecar.observe.text import utc
 
 Json = dict[str, Any]
 
 MAX_ROUTES: Final = 200
 """Routes of an overview; thousands would hold the loop while they are rendered, and nobody reads them."""
+MAX_FAILURES: Final = 10
+"""Failures of an overview; `/recent` has the others, and takes its time for them."""
 
 
 def config_head(active: ActiveConfig | None) -> Json:
@@ -39,6 +41,11 @@ def readiness(context: AdminContext) -> Json:
     return {"ready": all(check["ok"] for check in checks), "state": context.state(), "checks": checks}
 
 
+def sources(context: AdminContext) -> list[Json]:
+    """Where documents come from, and why one cannot be read now."""
+    return [{"name": name, "connected": not problem, "problem": problem} for name, problem in context.sources().items()]
+
+
 def listeners(context: AdminContext) -> list[Json]:
     """`GET /listeners`."""
     return [_listener(listener) for listener in context.listeners()]
@@ -52,22 +59,27 @@ def _listener(listener: ListenerStatus) -> Json:
         "port": listener.port,
         "protocol": listener.protocol,
         "state": listener.state,
+        "tls": listener.tls,
+        "problem": listener.problem,
     }
 
 
 def upstreams(context: AdminContext) -> list[Json]:
     """`GET /upstreams`."""
-    return [_upstream(upstream) for upstream in context.upstreams()]
+    return [upstream(one, one.endpoints) for one in context.upstreams()]
 
 
-def _upstream(upstream: UpstreamStatus) -> Json:
+def upstream(upstream: UpstreamStatus, endpoints: Iterable[EndpointStatus]) -> Json:
+    """An upstream with these of its endpoints."""
     return {
         "name": upstream.name,
         "source": upstream.source,
         "problem": upstream.problem,
-        "endpoints": [_endpoint(endpoint) for endpoint in upstream.endpoints],
+        "endpoints": [_endpoint(endpoint) for endpoint in endpoints],
         "inFlight": sum(endpoint.active for endpoint in upstream.endpoints),
-        "breaker": None,  # no circuit breaker in this version; the field keeps its place
+        "breaker": _breaker(upstream.health),
+        "ejections": None if upstream.health is None else dict(upstream.health.ejections),
+        "healthChecks": None if upstream.health is None else dict(upstream.health.checks),
         "pool": {
             "active": upstream.connections_active,
             "idle": upstream.connections_idle,
@@ -77,6 +89,11 @@ def _upstream(upstream: UpstreamStatus) -> Json:
         },
         "retryBudget": {"available": upstream.budget_available},
     }
+
+
+def _breaker(health: HealthStatus | None) -> Json | None:
+    """None without a circuit breaker."""
+    return None if health is None or not health.circuit else {"state": health.circuit, "opened": health.circuit_opened}
 
 
 def _endpoint(endpoint: EndpointStatus) -> Json:
@@ -91,29 +108,28 @@ def _endpoint(endpoint: EndpointStatus) -> Json:
 
 
 def overview(context: AdminContext) -> Json:
-    """`GET /overview`: what the page for people and `outrider status` show, from one instant."""
+    """`GET /overview`: what `outrider status` shows, from one instant."""
     active = context.config()
     snapshot = None if active is None else active.snapshot
     routes = () if snapshot is None else snapshot.routes
-    recent = context.recent()
     return {
         "version": versions()["outrider"],
         "state": context.state(),
         "readiness": readiness(context),
         "config": config_head(active),
         "problems": problems(context),
-        "sources": [{"name": name, "connected": connected} for name, connected in context.sources().items()],
+        "sources": sources(context),
         "warnings": () if snapshot is None else snapshot.warnings,
         "listeners": listeners(context),
         "upstreams": upstreams(context),
-        "routes": [_route(route) for route in routes[:MAX_ROUTES]],
+        "routes": [route(one) for one in routes[:MAX_ROUTES]],
         "routesTotal": len(routes),
         "uptimeSeconds": context.runtime().get("uptimeSeconds", 0),
-        "failures": recent.get("failures", []) if isinstance(recent, dict) else [],
+        "failures": context.failures(MAX_FAILURES),
     }
 
 
-def _route(route: Route) -> Json:
+def route(route: Route) -> Json:
     """A route in one row."""
     redirect = route.filters.redirect
     to = [f"{backend.name} ({backend.weight})" if len(route.backends) > 1 else backend.name for backend in route.backends]
@@ -121,12 +137,13 @@ def _route(route: Route) -> Json:
         "name": route.name,
         "listener": route.listener or "every",
         "hostnames": route.hostnames or "every",
-        "matches": [_match(match) for match in route.matches],
+        "matches": [match_text(match) for match in route.matches],
         "upstreams": to if redirect is None else f"redirect {redirect.status}",
     }
 
 
-def _match(match: Match) -> str:
+def match_text(match: Match) -> str:
+    """`GET PathPrefix /v1 x-tenant: a`."""
     words = [match.method or "", f"{match.path.type.value} {match.path.value}"]
     words += [f"{header.name}: {header.value}" for header in match.headers]
     words += [f"?{query.name}={query.value}" for query in match.query_params]

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     deadline = time.monotonic() + args.timeout
     asked = False
     while True:
-        client.timeout = min(CALL_TIMEOUT, max(deadline - time.monotonic(), INTERVAL))
+        left = max(deadline - time.monotonic(), INTERVAL)
+        client.timeout = min(CALL_TIMEOUT, left) if asked else left  # nothing drains before the first call has arrived
         try:
             status = client.post("/drain")  # asking again changes nothing; the answer says how far it is
         except AdminError as error:

@@ -19,8 +19,13 @@ def read(name: str, limit: int) -> bytes:
         with Path(name).open("rb") as file:
             return file.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"cannot read {shown_name(name)}: {words.lower()}") from None
+        raise cannot_read(name, error) from None
+
+
+def cannot_read(name: str, error: OSError | ValueError) -> UsageError:
+    """The error that tells why `name` cannot be read."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return UsageError(f"cannot read {shown_name(name)}: {words.lower()}")
 
 
 def shown_name(name: str) -> str:

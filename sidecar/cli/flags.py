@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar.model.quantity import parse_duration
+
+if TYPE_CHECKING:
+    import argparse
 
 DEFAULT_ADMIN = "http://127.0.0.1:15020"
 
@@ -49,8 +51,10 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
         try:
             return parse(text)
         except ValueError as error:
+            from argparse import ArgumentTypeError
+
             origin = f"{text.variable}: " if isinstance(text, _FromVariable) else ""
-            raise argparse.ArgumentTypeError(f"{origin}{error}") from None
+            raise ArgumentTypeError(f"{origin}{error}") from None
 
     return convert
 

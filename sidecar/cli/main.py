@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from sidecar import __version__
+from sidecar.cli import lean, quick
 from sidecar.errors import OutriderError, UsageError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
 
 COMMANDS: Final = {
     "run": "the sidecar: serve traffic by a document until told to end",
     "validate": "all problems of a document at once, each with its line",
     "explain": "what would happen to a request, and why, without sending it",
+    "why": "what became of a request: every attempt, and which clock or rule ended it",
     "status": "one screen about a running sidecar",
     "wait": "wait until the sidecar is ready",
     "drain": "let the sidecar drain, and wait until it has (the preStop hook)",
     "schema": "JSON Schema of the document, for editors",
+    "inject": "manifests with the sidecar in their pods, for GitOps and for a look",
+    "injector": "the admission webhook of a cluster: puts sidecars into pods, refuses bad documents",
     "version": "versions of the sidecar and of what matters to it",
 }
 """Name -> what it does; each is a module of this package with `add_arguments(parser)` and `run(args)`."""
@@ -28,40 +33,18 @@ COMMANDS: Final = {
 USAGE: Final = 2
 FAILURE: Final = 1
 INTERRUPTED: Final = 130
-EXAMPLE: Final = """\
-examples:
-  outrider run --config examples/quickstart.yaml
-  outrider validate sidecar.yaml
-  outrider explain GET http://orders.shop.svc/v1/items --config sidecar.yaml
-
-`outrider COMMAND --help` tells more. Every flag --some-flag has a variable OUTRIDER_SOME_FLAG.
-"""
 
 
 class Command(Protocol):
     """A module of this package."""
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
         """Say which flags there are; may set `epilog`."""
         ...
 
-    def run(self, args: argparse.Namespace) -> int:
+    def run(self, args: Namespace) -> int:
         """Do it; returns the exit code."""
         ...
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Wide enough that a flag and what it does share a line."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=120)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Complains in one line, without repeating the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,30 +82,24 @@ def _dispatch(words: list[str]) -> int:
         overview = _overview()
         overview.parse_args(words)  # ends by itself on --help, --version and unknown flags
         overview.error(f"unknown command {name!r} (one of {', '.join(COMMANDS)})")
+    if name == "run":  # the one that stays
+        lean.load_msgspec()
     command = cast("Command", importlib.import_module(f"sidecar.cli.{name}"))
-    parser = _Parser(prog=f"outrider {name}", description=COMMANDS[name], formatter_class=_Help, allow_abbrev=False)
-    command.add_arguments(parser)
-    try:
-        args = parser.parse_args(words[1:])
-    except SystemExit as done:  # --help
-        return int(done.code or 0)
+    args = quick.read(command.add_arguments, words[1:])
+    if args is None:
+        from sidecar.cli import parser
+
+        try:
+            args = parser.of_command(name, COMMANDS[name], command.add_arguments).parse_args(words[1:])
+        except SystemExit as done:  # --help
+            return int(done.code or 0)
     return command.run(args)
 
 
-def _overview() -> _Parser:
-    width = max(map(len, COMMANDS))
-    listing = "commands:\n" + "".join(f"  {name:{width}}  {what}\n" for name, what in COMMANDS.items())
-    parser = _Parser(
-        prog="outrider",
-        usage="outrider COMMAND [FLAGS]",
-        description=f"A Kubernetes-native HTTP sidecar proxy.\n\n{listing}",
-        epilog=EXAMPLE,
-        formatter_class=_Help,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"outrider {__version__}")
-    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
-    return parser
+def _overview() -> ArgumentParser:
+    from sidecar.cli import parser
+
+    return parser.overview(COMMANDS)
 
 
 def _complain(error: Exception, code: int, prefix: str = "") -> int:

@@ -94,7 +94,7 @@ def _configuration(view: Json) -> Iterator[str]:
         yield f"Configuration  revision {config['revision']} from {config['source']}, active since {config['loadedAt']}"
     for source in view["sources"]:
         if not source["connected"]:
-            yield f"  ! {source['name']}: cannot be read now (config_source_lost in the log says why)"
+            yield f"  ! {source['name']}: {source['problem']}"
     if problems["problems"]:
         yield f"  ! the newest document (revision {problems['revision']}) was refused at {problems['rejectedAt']}:"
         yield from _bounded([f"    line {one['line']}, {one['path'] or 'document'}: {one['message']}" for one in problems["problems"]])
@@ -112,8 +112,12 @@ def _listeners(listeners: Sequence[Json], measured: Totals) -> Iterator[str]:
     for listener in listeners:
         address = listener["address"] if str(listener["address"]).startswith("unix:") else f"{listener['address']}:{listener['port']}"
         counts = measured.get(("listener", listener["name"]), Counts())
-        rows.append((f"  {listener['name']}", listener["mode"], address, listener["state"], *_cells(counts)))
+        state = " ".join(filter(None, (listener["state"], listener["tls"])))
+        rows.append((f"  {listener['name']}", listener["mode"], address, state, *_cells(counts)))
     yield from _bounded(_aligned(rows))
+    for listener in listeners[:MAX_ROWS]:
+        if listener["problem"]:
+            yield f"    {listener['name']}: {listener['problem']}"
     yield ""
 
 

@@ -14,28 +14,36 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from sidecar.config import values
+from sidecar.config.compile_health import circuit_breaking, health_check, outlier_detection
+from sidecar.config.compile_telemetry import telemetry
+from sidecar.config.compile_tls import listener_tls, upstream_tls
 from sidecar.config.origins import Origins
 from sidecar.config.rules_ends import bind_of
 from sidecar.model import snapshot as model
 from sidecar.model.document import (
-    AccessLogDoc,
-    Always,
     BackendRefDoc,
     Document,
     FilterDoc,
     HeaderModifierDoc,
     MatchDoc,
+    MirrorDoc,
     PathModifierDoc,
     RedirectDoc,
     RetryDoc,
     RouteDoc,
-    SlowerThanDoc,
-    TelemetryDoc,
     TimeoutsDoc,
     UrlRewriteDoc,
     ValueMatchDoc,
 )
-from sidecar.model.document_ends import ConnectionPoolDoc, ListenerDoc, LoadBalancerDoc, RetryBudgetDoc, UpstreamDoc
+from sidecar.model.document_ends import (
+    ConnectionPoolDoc,
+    ListenerDoc,
+    LoadBalancerDoc,
+    RetryBudgetDoc,
+    ServiceDoc,
+    UpstreamDoc,
+    UpstreamTlsDoc,
+)
 from sidecar.model.quantity import parse_size
 from sidecar.model.snapshot import Snapshot
 from sidecar.policy.slices import Slices, at_once
@@ -76,7 +84,7 @@ def compile_in_slices(
         routes=tuple(compiled),
         default_timeouts=_timeouts(TimeoutsDoc(), defaults.timeouts),
         default_retry=retry,
-        telemetry=_telemetry(document.telemetry),
+        telemetry=telemetry(document.telemetry),
         lifecycle=model.Lifecycle(
             drain_delay=values.seconds(document.lifecycle.drain_delay), drain_timeout=values.seconds(document.lifecycle.drain_timeout)
         ),
@@ -110,20 +118,37 @@ def _listener(doc: ListenerDoc) -> model.Listener:
         max_connections=doc.max_connections,
         trusted_proxies=None if doc.trusted_proxies is None else tuple(map(values.network, doc.trusted_proxies)),
         forwarded=doc.forwarded,
+        tls=None if doc.tls is None else listener_tls(doc.tls),
         allow=tuple(map(values.allow_entry, doc.allow)),
     )
 
 
 def _upstream(doc: UpstreamDoc) -> model.Upstream:
+    targets = tuple(values.make_target(target.url, target.weight) for target in doc.targets or ())
+    tls = doc.tls
+    if tls is None and any(target.tls for target in targets):
+        tls = UpstreamTlsDoc()
     return model.Upstream(
         name=doc.name,
-        targets=tuple(values.make_target(target.url, target.weight) for target in doc.targets or ()),
+        targets=targets,
+        service=None if doc.service is None else _service(doc.service),
         dns=None if doc.dns is None else model.DnsName(host=values.hostname(doc.dns.host), port=doc.dns.port),
+        client=doc.client,
+        protocol=doc.protocol,
+        tls=None if tls is None else upstream_tls(tls),
+        proxy=None if doc.proxy_url is None else values.proxy(doc.proxy_url),
         connect_timeout=values.seconds(doc.connect_timeout),
         pool=_pool(doc.connection_pool),
         load_balancer=_balancer(doc.load_balancer),
         retry_budget=_budget(doc.retry_budget),
+        outlier_detection=None if doc.outlier_detection is None else outlier_detection(doc.outlier_detection),
+        circuit_breaker=None if doc.circuit_breaker is None else circuit_breaking(doc.circuit_breaker),
+        health_check=None if doc.health_check is None else health_check(doc.health_check),
     )
+
+
+def _service(doc: ServiceDoc) -> model.ServiceName:
+    return model.ServiceName(name=doc.name, namespace=doc.namespace, port=doc.port)
 
 
 def _pool(doc: ConnectionPoolDoc) -> model.PoolLimits:
@@ -197,6 +222,7 @@ def _filters(docs: list[FilterDoc]) -> model.Filters:
         response_headers=tuple(_modifier(doc.response_header_modifier) for doc in docs if doc.response_header_modifier is not None),
         rewrite=next((_rewrite(doc.url_rewrite) for doc in docs if doc.url_rewrite is not None), None),
         redirect=next((_redirect(doc.request_redirect) for doc in docs if doc.request_redirect is not None), None),
+        mirrors=tuple(_mirror(doc.request_mirror) for doc in docs if doc.request_mirror is not None),
     )
 
 
@@ -206,6 +232,10 @@ def _modifier(doc: HeaderModifierDoc) -> model.HeaderModifier:
         add=tuple((values.header_name(header.name), values.header_value(header.value)) for header in doc.add),
         remove=frozenset(values.header_name(name).lower() for name in doc.remove),
     )
+
+
+def _mirror(doc: MirrorDoc) -> model.Mirror:
+    return model.Mirror(name=doc.backend_ref.name, share=doc.percent / 100)
 
 
 def _paths(doc: PathModifierDoc | None) -> dict[str, Any]:
@@ -246,20 +276,4 @@ def _retry(doc: RetryDoc) -> model.RetryPolicy:
         conditions=frozenset(doc.conditions),
         methods=doc.methods,
         max_buffered_body=parse_size(doc.max_buffered_body),
-    )
-
-
-def _telemetry(doc: TelemetryDoc) -> model.Telemetry:
-    return model.Telemetry(buckets=tuple(map(float, doc.metrics.buckets)), access_log=_access_log(doc.access_log))
-
-
-def _access_log(doc: AccessLogDoc) -> model.AccessLog:
-    return model.AccessLog(
-        format=doc.format,
-        sample=float(doc.sample),
-        always_error=Always.ERROR in doc.always,
-        always_retried=Always.RETRIED in doc.always,
-        slower_than=next((values.seconds(rule.slower_than) for rule in doc.always if isinstance(rule, SlowerThanDoc)), None),
-        redact_headers=frozenset(name.lower().encode("ascii") for name in doc.redact_headers),
-        query=doc.query,
     )

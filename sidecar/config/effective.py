@@ -19,6 +19,8 @@ _userinfo = re.compile(r"(?<=://)[^@/?#]*@")
 _secret = re.compile(r"authorization|cookie|token|secret|password|passwd|credential|api[-_]?key|signature", re.IGNORECASE)
 
 Json = dict[str, Any]
+_TRACING: Final[Json] = {"sampler": "ParentBasedTraceIdRatio", "ratio": 0.01, "propagators": ["tracecontext", "baggage"]}
+"""What holds when neither the document nor the environment speaks (product.md section 2)."""
 
 
 def effective(document: Document) -> Json:
@@ -34,6 +36,8 @@ def effective(document: Document) -> Json:
         _route(route, index, clocks, out["defaults"]["retry"] if retry is UNSET else route["retry"])
         for index, (route, retry) in enumerate(zip(routes, retry_of, strict=True))
     ]
+    tracing = out["telemetry"]["tracing"]
+    out["telemetry"]["tracing"] = {**tracing, **{name: value for name, value in _TRACING.items() if name not in tracing}}
     _mask(out)
     return out
 

@@ -1,6 +1,6 @@
 """The last good document on disk, so that a restart during a bad configuration still serves (product.md 3.6).
 
-One file: a line of JSON (format, SHA-256, source, revision), then the document. Written beside and renamed, synced,
+One file: a line of JSON (format, SHA-256, source, revision, origin), then the document. Written beside and renamed, synced,
 readable by its owner only. A broken or unwritable file costs one warning, never the sidecar.
 """
 
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import stat
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -34,6 +35,8 @@ class Kept(NamedTuple):
     source: str
     revision: str
     data: bytes
+    origin: str = ""
+    """The object it came from (`config.source.Offer`); "" for a file, and in files of earlier versions."""
 
 
 class LastGood:
@@ -44,8 +47,8 @@ class LastGood:
         self._warned = False
         self._busy: asyncio.Future[None] | None = None
 
-    async def load(self) -> Kept | None:
-        """The kept document; None when there is none or it cannot be trusted."""
+    async def load(self, origins: Collection[str] = ("",)) -> Kept | None:
+        """The kept document; None when there is none, it cannot be trusted, or it came from something that is not followed now."""
         try:
             async with asyncio.timeout(DISK_SECONDS):
                 kept = await in_thread(partial(_read, self.path), name="outrider-last-good")
@@ -54,18 +57,21 @@ class LastGood:
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             self._warn("last good document not used", error)
             return None
+        if kept.origin not in origins:
+            self._warn("last good document not used", ValueError(f"it came from {kept.origin or 'a file'}, which is not followed now"))
+            return None
         log.info(
             "last good document found", extra={"event": "last_good_used", "fields": {"source": kept.source, "revision": kept.revision}}
         )
         return kept
 
-    async def save(self, data: bytes, *, source: str, revision: str) -> None:
+    async def save(self, data: bytes, *, source: str, revision: str, origin: str = "") -> None:
         """Keep `data`. Failing is a warning, said once until it works again."""
         try:
             async with asyncio.timeout(DISK_SECONDS):
                 if self._busy is not None:
                     await asyncio.wait((self._busy,))
-                self._busy = in_thread(partial(_write, self.path, Kept(source, revision, data)), name="outrider-last-good")
+                self._busy = in_thread(partial(_write, self.path, Kept(source, revision, data, origin)), name="outrider-last-good")
                 await asyncio.shield(self._busy)
         except OSError as error:
             self._warn("last good document not kept, a restart during a bad configuration will not serve", error)
@@ -100,18 +106,25 @@ def _read(path: Path) -> Kept:
     try:
         header = json.loads(first)
         source, revision, sha256, version = header["source"], header["revision"], header["sha256"], header["format"]
+        origin = header.get("origin", "")
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError("it is damaged") from None
     if version != _FORMAT:
         raise ValueError(f"it was written by another version (format {version!r:.20})")
-    if hashlib.sha256(data).hexdigest() != sha256 or not isinstance(source, str) or not isinstance(revision, str):
+    if hashlib.sha256(data).hexdigest() != sha256 or not all(isinstance(text, str) for text in (source, revision, origin)):
         raise ValueError("it is damaged")
-    return Kept(source, revision, data)
+    return Kept(source, revision, data, origin)
 
 
 def _write(path: Path, kept: Kept) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    header = {"format": _FORMAT, "sha256": hashlib.sha256(kept.data).hexdigest(), "source": kept.source, "revision": kept.revision[:256]}
+    header = {
+        "format": _FORMAT,
+        "sha256": hashlib.sha256(kept.data).hexdigest(),
+        "source": kept.source,
+        "revision": kept.revision[:256],
+        "origin": kept.origin,
+    }
     beside = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with contextlib.suppress(FileNotFoundError):

@@ -20,6 +20,7 @@ from sidecar.config.packed import Answer, Packed
 from sidecar.config.parse import MAX_BYTES
 from sidecar.config.problem import Problem
 from sidecar.model.snapshot import Snapshot
+from sidecar.tasks import create_task
 
 INLINE_BYTES: Final = 16 * 1024
 """Documents up to here are loaded where we are: less work than starting a child (20 ms for YAML, 10 ms for JSON)."""
@@ -64,15 +65,7 @@ async def load_async(data: bytes, *, revision: str = "") -> Compiled | Problems:
 
 async def ask_child(data: bytes, *, seconds: float = CHILD_SECONDS) -> Answer:
     """Have a child judge `data`. Raises ChildFailed when it gives no answer in time, in size, or at all."""
-    # -P: the working folder is not searched for modules; ours are found where this process found them.
-    arguments = (sys.executable, "-P", "-m", "sidecar.config.child")
-    environment = {**os.environ, "PYTHONPATH": _IMPORT_ROOT}
-    try:
-        process = await asyncio.create_subprocess_exec(*arguments, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment)
-    except OSError as error:
-        raise ChildFailed(
-            f"the document could not be checked: no process can be started ({error.strerror}); the sidecar needs more pids or memory"
-        ) from error
+    process = await _start()
     try:
         async with asyncio.timeout(seconds):
             output = await _converse(process, data)
@@ -92,6 +85,37 @@ async def ask_child(data: bytes, *, seconds: float = CHILD_SECONDS) -> Answer:
         ) from None
 
 
+async def _start() -> Process:
+    """A child that waits for its document. Cancelled: it has been ended, for the loops lose sight of one that is just being started."""
+    starting = create_task(_spawn(), name="start checker")
+    try:
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.shield(_end_when_started(starting))
+        raise
+    if isinstance(process, OSError):
+        raise ChildFailed(
+            f"the document could not be checked: no process can be started ({process.strerror}); the sidecar needs more pids or memory"
+        ) from process
+    return process
+
+
+async def _spawn() -> Process | OSError:
+    # -P: the working folder is not searched for modules; ours are found where this process found them.
+    arguments = (sys.executable, "-P", "-m", "sidecar.config.child")
+    environment = {**os.environ, "PYTHONPATH": _IMPORT_ROOT}
+    try:
+        return await asyncio.create_subprocess_exec(*arguments, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment)
+    except OSError as error:
+        return error
+
+
+async def _end_when_started(starting: asyncio.Task[Process | OSError]) -> None:
+    process = await starting
+    if not isinstance(process, OSError):
+        await _end(process)
+
+
 async def _converse(process: Process, data: bytes) -> bytes:
     """Send the document, read the answer."""
     assert process.stdin is not None
@@ -99,8 +123,7 @@ async def _converse(process: Process, data: bytes) -> bytes:
     with contextlib.suppress(ConnectionError):  # it died: its status tells
         process.stdin.write(data)
         await process.stdin.drain()
-        process.stdin.close()
-        await process.stdin.wait_closed()
+        process.stdin.close()  # not waited for: asyncio logs an error when that wait is cancelled
     pieces: list[bytes] = []
     size = 0
     while piece := await process.stdout.read(_READ_BYTES):

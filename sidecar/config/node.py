@@ -140,6 +140,15 @@ def plain(node: Node) -> Any:
     return value
 
 
+def without_places(value: Any) -> Node:
+    """A tree of plain values, all at the beginning of the file."""
+    if isinstance(value, dict):
+        return Node(1, 1, {key: without_places(child) for key, child in value.items()})
+    if isinstance(value, list):
+        return Node(1, 1, [without_places(child) for child in value])
+    return Node(1, 1, value)
+
+
 def find(root: Node | None, path: Path) -> tuple[Node | None, bool]:
     """The node at `path`, or its nearest ancestor that is there; True when it is the node itself."""
     node = root

@@ -7,7 +7,8 @@ its text's size instead of a hundred thousand objects, and is unpacked when `GET
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, structs
@@ -17,8 +18,12 @@ from sidecar.model.document import Document, RouteDoc
 
 SLICE: Final = 50
 _encoder = msgspec.msgpack.Encoder()
-_document_decoder = msgspec.msgpack.Decoder(Document)
-_routes_decoder = msgspec.msgpack.Decoder(list[RouteDoc])
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    """Made when it is needed: it knows all of the document, which takes milliseconds, and most sidecars never need it."""
+    return msgspec.msgpack.Decoder(kind)
 
 
 class Packed(Struct, frozen=True):
@@ -36,12 +41,13 @@ class Packed(Struct, frozen=True):
 
     def document_without_routes(self) -> Document:
         """Everything but the routes."""
-        return _document_decoder.decode(self.rest)
+        document: Document = _decoder(Document).decode(self.rest)
+        return document
 
     def iter_routes(self) -> Iterator[RouteDoc]:
         """The routes, unpacked slice by slice."""
         for data in self.routes:
-            yield from _routes_decoder.decode(data)
+            yield from _decoder(list[RouteDoc]).decode(data)
 
     def document(self) -> Document:
         """The whole document."""

@@ -206,7 +206,7 @@ class _YamlReader(Reader):
         if event.tag is not None:
             self._refuse(line, column, f"YAML tags are not allowed (remove {event.tag[:60]})")
         if kind is yaml.ScalarEvent:
-            value = event.value if event.style or self.wants_key() else _typed(event.value)
+            value = event.value if event.style or self.wants_key() else typed(event.value)
             self.scalar(Node(line, column, value, event.style))
         else:
             self.open(Node(line, column, {} if kind is yaml.MappingStartEvent else []))
@@ -229,7 +229,7 @@ class _YamlReader(Reader):
         self.give_up(line, column, message)
 
 
-def _typed(word: str) -> Any:
+def typed(word: str) -> Any:
     """The value of a plain (unquoted) scalar."""
     if word in _NULL:
         return None

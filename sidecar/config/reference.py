@@ -12,9 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import NODEFAULT, UNSET, inspect
 
-from sidecar.config.schema import LATER
 from sidecar.config.shape import document_type, walk_types
-from sidecar.config.unsupported import default_of, is_later
 from sidecar.config.words import flat_union, noun
 
 TARGET: Final = Path("docs/configuration.md")
@@ -65,8 +63,7 @@ def _section(kind: inspect.StructType) -> str:
 
 
 def _row(field: inspect.Field) -> str:
-    later = f" *{LATER.rstrip('.')}.*" if is_later(field) else ""
-    return f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {_escape(_description(field))}{later} |"
+    return f"| `{field.encode_name}` | {_type(field.type)} | {_default(field)} | {_escape(_description(field))} |"
 
 
 def _description(field: inspect.Field) -> str:
@@ -114,7 +111,7 @@ def _has_null(kind: inspect.Type) -> bool:
 def _default(field: inspect.Field) -> str:
     if field.required:
         return "**required**"
-    value = default_of(field)
+    value = field.default if field.default_factory is NODEFAULT else field.default_factory()
     if value is UNSET or value is NODEFAULT:
         return "see meaning"
     if isinstance(value, msgspec.Struct):

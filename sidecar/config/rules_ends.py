@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
@@ -10,24 +10,18 @@ from msgspec import UNSET
 
 from sidecar.config import values
 from sidecar.config.problem import Path, shown
-from sidecar.model.document_ends import ListenerDoc, LoadBalancerDoc, RetryBudgetDoc, UpstreamDoc
+from sidecar.config.rules_health import check_health
+from sidecar.config.rules_reach import check_listener_tls, check_reach
+from sidecar.config.rules_values import Finding, attempt
+from sidecar.model.document_ends import ListenerDoc, LoadBalancerDoc, RetryBudgetDoc, ServiceDoc, UpstreamDoc
 from sidecar.model.quantity import parse_size
 from sidecar.model.snapshot import Balancing, HashOn, Mode
 
-Finding = tuple[Path, str]
 FORWARD: Final = "forward"
 """The implicit upstream of destinations that `allow` admits."""
 _HEAD_MIN: Final = 1024
 _HEAD_MAX: Final = 1024 * 1024
 _NAMELESS: Final = frozenset({HashOn.SOURCE_IP, HashOn.PATH})
-
-
-def attempt(path: Path, read: Callable[[str], object], text: str) -> Iterator[Finding]:
-    """What `read` has to say against `text`."""
-    try:
-        read(text)
-    except ValueError as error:
-        yield path, str(error)
 
 
 def unique(path: Path, names: Iterable[Any]) -> Iterator[Finding]:
@@ -58,6 +52,8 @@ def check_listeners(listeners: list[ListenerDoc]) -> Iterator[Finding]:
             yield from attempt((*path, "trustedProxies", number), values.network, text)
         for number, text in enumerate(listener.allow):
             yield from attempt((*path, "allow", number), values.allow_entry, text)
+        if listener.tls is not None:
+            yield from check_listener_tls((*path, "tls"), listener.tls)
         if listener.allow and listener.mode is Mode.REVERSE:
             yield (*path, "allow"), "allow is for listeners of mode Forward (remove it, or write mode: Forward)"
     yield from _collisions(listeners)
@@ -126,6 +122,10 @@ def check_upstreams(upstreams: list[UpstreamDoc]) -> Iterator[Finding]:
         yield from _check_targets(path, upstream)
         if upstream.dns is not None:
             yield from attempt((*path, "dns", "host"), values.hostname, upstream.dns.host)
+        if upstream.service is not None:
+            yield from _check_service((*path, "service"), upstream.service)
+        yield from check_reach(path, upstream)
+        yield from check_health(path, upstream)
         yield from _check_balancer((*path, "loadBalancer"), upstream.load_balancer)
         yield from _check_budget((*path, "retryBudget"), upstream.retry_budget)
 
@@ -135,7 +135,7 @@ def _check_source(path: Path, upstream: UpstreamDoc) -> Iterator[Finding]:
         name for name, value in (("targets", upstream.targets), ("service", upstream.service), ("dns", upstream.dns)) if value is not None
     ]
     if not given:
-        yield path, "has no endpoints (write exactly one of targets and dns)"
+        yield path, "has no endpoints (write exactly one of targets, service and dns)"
     elif len(given) > 1:
         yield (*path, given[1]), f"{' and '.join(given)} exclude each other (keep exactly one)"
 
@@ -145,11 +145,21 @@ def _check_targets(path: Path, upstream: UpstreamDoc) -> Iterator[Finding]:
         return
     path = (*path, "targets")
     for number, target in enumerate(upstream.targets):
-        yield from attempt((*path, number, "url"), values.target, target.url)
+        yield from attempt((*path, number, "url"), values.make_target, target.url)
     if not upstream.targets:
         yield path, 'there is no target (write for example [{url: "http://127.0.0.1:8000"}])'
     elif not any(target.weight for target in upstream.targets):
         yield path, "every weight is 0, so no target would get a request (write a weight above 0)"
+
+
+def _check_service(path: Path, service: ServiceDoc) -> Iterator[Finding]:
+    yield from attempt((*path, "name"), values.object_name, service.name)
+    if service.namespace is not None:
+        yield from attempt((*path, "namespace"), values.object_name, service.namespace)
+    try:
+        values.service_port(service.port)
+    except ValueError as error:
+        yield (*path, "port"), str(error)
 
 
 def _check_balancer(path: Path, balancer: LoadBalancerDoc) -> Iterator[Finding]:

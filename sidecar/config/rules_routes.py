@@ -10,7 +10,8 @@ from msgspec import UNSET, UnsetType
 
 from sidecar.config import values
 from sidecar.config.problem import Path, shown
-from sidecar.config.rules_ends import Finding, attempt, unique
+from sidecar.config.rules_ends import unique
+from sidecar.config.rules_values import Finding, attempt
 from sidecar.model.document import (
     CaseDoc,
     FilterDoc,
@@ -109,7 +110,7 @@ def check_routes(routes: list[RouteDoc], names: Names, defaults: TimeoutsDoc) ->
             yield from attempt((*path, "hostnames", number), values.route_hostname, text)
         for number, match in enumerate(route.matches):
             yield from _check_match((*path, "matches", number), match, expressions)
-        yield from _check_filters(path, route)
+        yield from _check_filters(path, route, names)
         yield from _check_backends(path, route, names)
         yield from check_timeouts((*path, "timeouts"), route.timeouts, defaults)
         if isinstance(route.retry, RetryDoc):
@@ -166,7 +167,7 @@ def _check_conditions(path: Path, conditions: list[ValueMatchDoc], expressions: 
             yield from expressions.check((*path, number, "value"), condition.value)
 
 
-def _check_filters(path: Path, route: RouteDoc) -> Iterator[Finding]:
+def _check_filters(path: Path, route: RouteDoc, names: Names) -> Iterator[Finding]:
     if not route.filters:
         return
     only_prefixes = all(match.path.type is PathType.PREFIX for match in route.matches)
@@ -177,9 +178,14 @@ def _check_filters(path: Path, route: RouteDoc) -> Iterator[Finding]:
             yield (*place, "type"), f"a second {item.type.value} in one route (merge the two)"
         kinds.add(item.type)
         yield from _check_members(place, item)
+        if item.request_mirror is not None:
+            name = item.request_mirror.backend_ref.name
+            yield from _known((*place, "requestMirror", "backendRef", "name"), name, names.upstreams, "upstream")
         yield from _check_filter(place, item, only_prefixes=only_prefixes)
     if {FilterType.REWRITE, FilterType.REDIRECT} <= kinds:
         yield (*path, "filters"), "URLRewrite and RequestRedirect exclude each other (keep one)"
+    if {FilterType.MIRROR, FilterType.REDIRECT} <= kinds:
+        yield (*path, "filters"), "a route that redirects has nothing to copy (remove the RequestMirror filter)"
     if FilterType.REDIRECT in kinds and route.backend_refs:
         yield (
             (*path, "backendRefs"),
@@ -190,10 +196,7 @@ def _check_filters(path: Path, route: RouteDoc) -> Iterator[Finding]:
 def _check_members(path: Path, item: FilterDoc) -> Iterator[Finding]:
     wanted, attribute = _MEMBERS[item.type]
     if getattr(item, attribute) is None:
-        if item.type is FilterType.MIRROR:
-            yield (*path, "type"), "RequestMirror is not supported in this version (remove the filter)"
-        else:
-            yield path, f"a filter of type {item.type.value} has its parameters in {wanted} (write {wanted}: {{...}})"
+        yield path, f"a filter of type {item.type.value} has its parameters in {wanted} (write {wanted}: {{...}})"
     for name, other in _MEMBERS.values():
         if name != wanted and getattr(item, other) is not None:
             yield (*path, name), f"does not belong to a filter of type {item.type.value} (write {wanted}, or another type)"

@@ -6,26 +6,16 @@ from typing import Any, Final
 
 import msgspec
 
-from sidecar.config.shape import document_type, walk_types
-from sidecar.config.unsupported import is_later
 from sidecar.model.document import API_VERSION, Document
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-LATER: Final = "Not supported in this version."
 _PYTHON_END: Final = "$(?!\\n)"
 
 
 def json_schema() -> dict[str, Any]:
     """The schema; unknown properties are errors in it too. Rules between fields are the validator's alone."""
     schema = msgspec.json.schema(Document)
-    definitions = schema["$defs"]
-    for kind in walk_types(document_type()):
-        properties = definitions[kind.cls.__name__]["properties"]
-        for field in kind.fields:
-            if is_later(field):
-                said = properties[field.encode_name]
-                said["description"] = f"{said.get('description', '')} {LATER}".strip()
-    _simplify_patterns(definitions)
+    _simplify_patterns(schema["$defs"])
     return {"$schema": DIALECT, "$id": f"https://{API_VERSION}/sidecarconfig.schema.json", "title": "Outrider SidecarConfig", **schema}
 
 

@@ -11,10 +11,11 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from sidecar.config.built_in import BUILT_IN
 from sidecar.config.compile import Origins
 from sidecar.config.last_good import LastGood
 from sidecar.config.load import Problems
@@ -26,11 +27,29 @@ from sidecar.model.status import ConfigStatus
 
 log = logging.getLogger("outrider")
 _LOGGED_PROBLEMS: Final = 5
+_REASONS: Final = 20
+"""Why a source cannot be read, in one outage: so many different reasons are said, should each be another one."""
 LAST_GOOD: Final = "last_good"
 """The source of a restored document. Restoring one says nothing about the newest document, so `rejected` stays."""
 
-OnApply = Callable[[Snapshot], Awaitable[Mapping[str, Any] | None]]
-"""Makes a snapshot effective. Raises ConfigRejected when it cannot (a port in use); then the old one stays active and
+NOT_YET: Final = "it has not answered yet"
+"""Of a source that was never heard of."""
+
+_FALLBACKS: Final = frozenset((LAST_GOOD, BUILT_IN))
+"""Sources that stand in for another: what they give is no news about the newest document, and is not kept."""
+
+
+class Candidate(NamedTuple):
+    """A document that is valid and may become active."""
+
+    source: str
+    snapshot: Snapshot
+    origins: Origins
+    packed: Packed
+
+
+OnApply = Callable[[Candidate], Awaitable[Mapping[str, Any] | None]]
+"""Makes a candidate effective. Raises ConfigRejected when it cannot (a port in use); then the old one stays active and
 those that had already applied the new one are called again with the old one. What it returns is added to the log line."""
 
 
@@ -48,6 +67,8 @@ class Outcome(NamedTuple):
 
     result: Result
     problems: tuple[Problem, ...] = ()
+    refused: Snapshot | None = None
+    """Of a document that is valid, and was rejected by those who were to apply it: another time they may take it."""
 
 
 class Active(NamedTuple):
@@ -88,6 +109,8 @@ class ConfigStore:
         self.updates: Counter[tuple[str, str]] = Counter()
         """Offers by (source, result), without superseded ones."""
         self._last_good = last_good
+        self._trouble: dict[str, dict[str, None]] = {}
+        """What has been said about each source that cannot be read, the newest last."""
         self._turn = asyncio.Lock()
         self._newest = 0
         self._active_bytes = b""
@@ -107,22 +130,39 @@ class ConfigStore:
             updates=dict(self.updates),
         )
 
-    async def offer(self, source: str, revision: str, data: bytes) -> Outcome:
-        """Make `data` the active configuration if it is valid and new."""
-        self._reachable(source)
+    def troubles(self) -> dict[str, str]:
+        """Why each source cannot be read; "" when it can."""
+        return {source: "" if up else next(reversed(self._trouble.get(source, {})), NOT_YET) for source, up in self.connected.items()}
+
+    def expect(self, source: str) -> None:
+        """A source that has not been looked at yet: not connected, which is not worth a word."""
+        self.connected.setdefault(source, False)
+
+    async def offer(self, source: str, revision: str, data: bytes, *, origin: str = "") -> Outcome:
+        """Make `data` the active configuration if it is valid and new. `origin`: see `config.source.Offer`."""
+        self.reachable(source)
         self._newest += 1
         mine = self._newest
         async with self._turn:
             if mine != self._newest:
                 return Outcome(Result.SUPERSEDED)
-            outcome = await self._consider(source, revision, data)
+            outcome = await self._consider(source, revision, data, origin)
         self.updates[source, outcome.result.value] += 1
         return outcome
 
-    async def restore(self) -> Outcome | None:
-        """Offer the last good document of an earlier run; None when there is none, or a newer one has become active."""
-        kept = None if self._last_good is None else await self._last_good.load()
-        return None if kept is None or self.active is not None else await self.offer(LAST_GOOD, kept.revision, kept.data)
+    async def restore(self, origins: Collection[str] = ("",)) -> Outcome | None:
+        """Take the last good document of an earlier run; None when there is none of these `origins`, or a newer one is active."""
+        kept = None if self._last_good is None else await self._last_good.load(origins)
+        return None if kept is None else await self.stand_in(LAST_GOOD, kept.revision, kept.data, kept.origin)
+
+    async def stand_in(self, source: str, revision: str, data: bytes, origin: str = "") -> Outcome | None:
+        """Make `data` active while there is no other document; None when there is. `source`: LAST_GOOD or BUILT_IN."""
+        async with self._turn:
+            if self.active is not None:
+                return None
+            outcome = await self._consider(source, revision, data, origin)
+        self.updates[source, outcome.result.value] += 1
+        return outcome
 
     async def settled(self, seconds: float) -> None:
         """Wait until the last good document is on the disk, but no longer than `seconds`."""
@@ -130,21 +170,26 @@ class ConfigStore:
             await self._last_good.settled(seconds)
 
     def unavailable(self, source: str, message: str) -> None:
-        """The source cannot be read; what is active stays. Said once until it is back."""
-        if self.connected.get(source) is not False:
+        """The source cannot be read; what is active stays. Each reason is said once until it is back."""
+        said = self._trouble.setdefault(source, {})
+        if message not in said and len(said) < _REASONS:
             log.warning("%s", message, extra={"event": "config_source_lost", "fields": {"source": source}})
+        said.pop(message, None)
+        said[message] = None
+        if len(said) > _REASONS:
+            del said[next(iter(said))]
         self.connected[source] = False
 
-    def _reachable(self, source: str) -> None:
-        if self.connected.get(source) is False:
+    def reachable(self, source: str) -> None:
+        """The source can be read."""
+        if self._trouble.pop(source, None) is not None:
             log.info("the document can be read again", extra={"event": "config_source_back", "fields": {"source": source}})
-        if source != LAST_GOOD:
-            self.connected[source] = True
+        self.connected[source] = True
 
-    async def _consider(self, source: str, revision: str, data: bytes) -> Outcome:
+    async def _consider(self, source: str, revision: str, data: bytes, origin: str) -> Outcome:
         fingerprint = hashlib.sha256(data).digest()
         if fingerprint == self._active_bytes:
-            if source != LAST_GOOD:
+            if source not in _FALLBACKS:
                 self._take_over(source, revision)
             return Outcome(Result.UNCHANGED)
         if fingerprint == self._refused_bytes and self.rejected is not None:
@@ -154,12 +199,13 @@ class ConfigStore:
             self._refused_bytes = fingerprint
             return self._reject(source, revision, loaded.problems)
         try:
-            fields = await self._apply(loaded.snapshot)
+            fields = await self._apply(Candidate(source, *loaded))
         except ConfigRejected as error:
-            return self._reject(source, revision, [_placed(problem, loaded.origins) for problem in error.problems])
+            outcome = self._reject(source, revision, [_placed(problem, loaded.origins) for problem in error.problems])
+            return outcome._replace(refused=loaded.snapshot)
         self._activate(source, revision, loaded, fingerprint, fields)
-        if self._last_good is not None and source != LAST_GOOD:
-            await self._last_good.save(data, source=source, revision=revision)
+        if self._last_good is not None and source not in _FALLBACKS:
+            await self._last_good.save(data, source=source, revision=revision, origin=origin)
         return Outcome(Result.APPLIED)
 
     def _take_over(self, source: str, revision: str) -> None:
@@ -172,13 +218,13 @@ class ConfigStore:
         self._refused_bytes = b""
         self.active = self.active._replace(source=source, revision=revision)
 
-    async def _apply(self, snapshot: Snapshot) -> dict[str, Any]:
+    async def _apply(self, candidate: Candidate) -> dict[str, Any]:
         """Tell the subscribers; on a refusal take back what has been done."""
         fields: dict[str, Any] = {}
         done: list[OnApply] = []
         for subscriber in list(self.on_apply):
             try:
-                fields.update(await subscriber(snapshot) or {})
+                fields.update(await subscriber(candidate) or {})
             except BaseException as error:
                 await self._take_back(done)
                 if isinstance(error, ConfigRejected) or not isinstance(error, Exception):
@@ -191,18 +237,19 @@ class ConfigStore:
         return fields
 
     async def _take_back(self, done: list[OnApply]) -> None:
-        if self.active is None:
+        active = self.active
+        if active is None:
             return
         for subscriber in reversed(done):
             try:
-                await subscriber(self.active.snapshot)
+                await subscriber(Candidate(active.source, active.snapshot, active.origins, active.packed))
             except Exception:
                 log.exception("the previous configuration could not be restored", extra={"event": "internal_error"})
 
     def _activate(self, source: str, revision: str, loaded: Compiled, fingerprint: bytes, fields: dict[str, Any]) -> None:
         self.active = Active(source, revision, time.time(), loaded.snapshot, loaded.origins, loaded.packed)
         self._active_bytes = fingerprint
-        if source != LAST_GOOD:
+        if source not in _FALLBACKS:
             self.rejected, self._refused_bytes = None, b""
         snapshot = loaded.snapshot
         told = {
@@ -217,7 +264,7 @@ class ConfigStore:
             log.warning("%s", warning, extra={"event": "config_warning", "fields": {"source": source, "revision": revision}})
 
     def _reject(self, source: str, revision: str, problems: list[Problem]) -> Outcome:
-        if source != LAST_GOOD or self.rejected is None:
+        if source not in _FALLBACKS or self.rejected is None:
             self.rejected = Rejected(source, revision, time.time(), tuple(problems))
         kept = "the last good configuration stays active" if self.active is not None else "no configuration is active"
         told = [problem.render(source) for problem in problems[:_LOGGED_PROBLEMS]]

@@ -9,8 +9,8 @@ from msgspec import UNSET
 
 from sidecar.config import values
 from sidecar.config.problem import shown
-from sidecar.config.rules_ends import Finding
 from sidecar.config.rules_routes import case_url
+from sidecar.config.rules_values import Finding
 from sidecar.model.document import CaseDoc, CaseExpectDoc, TimeoutsDoc
 from sidecar.model.head import Field
 from sidecar.model.quantity import format_duration

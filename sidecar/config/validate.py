@@ -1,4 +1,4 @@
-"""All problems of a document at once: its shape, what is not built yet, and the rules between its fields.
+"""All problems of a document at once: its shape, and the rules between its fields.
 
 Nothing here runs anything of the document. Problems are ordered by line; one mistake is reported once, where it is.
 """
@@ -14,13 +14,16 @@ from msgspec import UNSET
 from sidecar.config import values
 from sidecar.config.node import Node, find
 from sidecar.config.problem import Path, Problem, path_text
-from sidecar.config.rules_ends import Finding, attempt, check_listeners, check_upstreams
+from sidecar.config.rules_ends import check_listeners, check_upstreams
 from sidecar.config.rules_routes import Names, check_cases, check_retry, check_routes, check_timeouts
+from sidecar.config.rules_values import Finding, attempt
 from sidecar.config.shape import Mistake, Shaped, shape
-from sidecar.config.unsupported import check_unsupported
-from sidecar.model.document import AccessLogDoc, Document, SlowerThanDoc, TelemetryDoc
+from sidecar.model.document import AccessLogDoc, Document, OtlpMetricsDoc, SlowerThanDoc, TelemetryDoc
 
 _MAX_BUCKETS = 64
+_MIN_INTERVAL = 1.0
+_MAX_INTERVAL = 3600.0
+"""Seconds between two exports of metrics."""
 
 
 class Validated(NamedTuple):
@@ -47,7 +50,6 @@ def is_valid(document: Document) -> bool:
 
 def findings(document: Document, shaped: Shaped | None) -> Iterator[Finding]:
     """Every broken rule, as a place and a sentence."""
-    yield from check_unsupported(document)
     yield from check_listeners(document.listeners)
     yield from check_upstreams(document.upstreams)
     names = _names(document, shaped)
@@ -78,6 +80,11 @@ def _names(document: Document, shaped: Shaped | None) -> Names:
 
 
 def _check_telemetry(telemetry: TelemetryDoc) -> Iterator[Finding]:
+    endpoint = telemetry.tracing.endpoint
+    if endpoint is not None:
+        yield from attempt(("telemetry", "tracing", "endpoint"), values.collector, endpoint)
+    if telemetry.metrics.otlp is not None:
+        yield from _check_otlp(("telemetry", "metrics", "otlp"), telemetry.metrics.otlp)
     path: Path = ("telemetry", "metrics", "buckets")
     buckets = telemetry.metrics.buckets
     if not 0 < len(buckets) <= _MAX_BUCKETS:
@@ -86,6 +93,12 @@ def _check_telemetry(telemetry: TelemetryDoc) -> Iterator[Finding]:
         if after <= before:
             yield (*path, index), f"{after} does not come after {before} (write the bounds in ascending order)"
     yield from _check_access_log(("telemetry", "accessLog"), telemetry.access_log)
+
+
+def _check_otlp(path: Path, otlp: OtlpMetricsDoc) -> Iterator[Finding]:
+    yield from attempt((*path, "endpoint"), values.collector, otlp.endpoint)
+    if not _MIN_INTERVAL <= values.seconds(otlp.interval) <= _MAX_INTERVAL:
+        yield (*path, "interval"), f"{otlp.interval} between two exports (write 1s to 1h)"
 
 
 def _check_access_log(path: Path, access_log: AccessLogDoc) -> Iterator[Finding]:

@@ -7,13 +7,15 @@ Each function gives the value or raises ValueError with a sentence for the autho
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address, ip_address, ip_network
 from typing import Final, Literal
+from urllib.parse import unquote_to_bytes
 
 from sidecar.config.problem import shown
 from sidecar.model.quantity import parse_duration
-from sidecar.model.snapshot import AllowEntry, Network, Target
+from sidecar.model.snapshot import AllowEntry, HttpProxy, Network, Target
 from sidecar.protocol.hop_by_hop import REQUEST_DROPPED, RESPONSE_DROPPED
 
 MAX_UNIX_PATH: Final = 107
@@ -21,8 +23,14 @@ MAX_UNIX_PATH: Final = 107
 _LABEL = r"[A-Za-z0-9_](?:[-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?"
 _hostname = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?\Z")
 _glob = re.compile(r"[A-Za-z0-9_*?](?:[-A-Za-z0-9_.*?]{0,251}[A-Za-z0-9_*?.])?\Z")
-_target = re.compile(r"http://(\[[^\]]*\]|[^/:?#@\[\]]*)(?::([0-9]{0,5}))?/?\Z", re.IGNORECASE)
+_target = re.compile(r"https?://(\[[^\]]*\]|[^/:?#@\[\]]*)(?::([0-9]{0,5}))?/?\Z", re.IGNORECASE)
+_proxy = re.compile(r"http://(?:([^/?#@\s]*)@)?(\[[^\]]*\]|[^/:?#@\[\]\s]+)(?::([0-9]{1,5}))?/?\Z", re.IGNORECASE)
+_collector = re.compile(r"https?://(\[[^\]]*\]|[^/:?#\[\]\s]+)(?::([0-9]{1,5}))?(?:/[^?#\s]*)?\Z", re.IGNORECASE)
 _allow_six = re.compile(r"\[([^\]]+)\](/[0-9]{1,3})?(?::(.*))?\Z")
+_label = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?\Z")
+_subdomain = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*\Z")
+_key = re.compile(r"[-._a-zA-Z0-9]{1,253}\Z")
+_uri = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,2048}\Z")
 _token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}\Z")
 _port = re.compile(r"[0-9]{1,5}\Z")
 _path = re.compile(r"/[^?#\s]*\Z")
@@ -101,30 +109,110 @@ def _unix_path(path: str, example: str) -> str:
     return path
 
 
-def target(url: str) -> tuple[str, int, str | None]:
-    """Host, port and unix path of an upstream's `url`."""
+def make_target(url: str, weight: int = 1) -> Target:
+    """The static address that the `url` of an upstream's target names."""
     lower = url[:9].lower()
-    if lower.startswith("https://"):
-        raise ValueError("targets with https:// are not supported in this version (write http://)")
     if lower.startswith("unix:"):
-        return "", 0, _unix_path(url[7:] if url[5:7] == "//" else "", "unix:///run/app.sock")
-    if not lower.startswith("http://"):
-        raise ValueError(f"{shown(url)} has no scheme that is known here (write http://HOST:PORT or unix:///PATH)")
+        return Target(host="", port=0, weight=weight, unix_path=_unix_path(url[7:] if url[5:7] == "//" else "", "unix:///run/app.sock"))
+    tls = lower.startswith("https://")
+    if not tls and not lower.startswith("http://"):
+        raise ValueError(f"{shown(url)} has no scheme that is known here (write http://HOST:PORT, https://HOST:PORT or unix:///PATH)")
     if "@" in url:
         raise ValueError("a target cannot have credentials (write http://HOST:PORT)")
     match = _target.match(url)
     if match is None:
         raise ValueError(f"{shown(url)} must be a host and a port only (write http://HOST:PORT; a path is set with the filter URLRewrite)")
-    port = int(match[2] or 80)
+    port = int(match[2] or (443 if tls else 80))
     if not 0 < port < 65536:
         raise ValueError(f"{port} is not a port (write 1 to 65535)")
-    return hostname(match[1]), port, None
+    return Target(host=hostname(match[1]), port=port, weight=weight, tls=tls)
 
 
-def make_target(url: str, weight: int) -> Target:
-    """The static address that `url` names."""
-    host, port, path = target(url)
-    return Target(scheme="http", host=host, port=port, weight=weight, unix_path=path)
+def object_name(text: str) -> str:
+    """The name of a Service or a namespace (RFC 1123 label)."""
+    if _label.match(text) is None:
+        raise ValueError(f"{shown(text)} is not the name of a Kubernetes object (write lower case letters, digits and hyphens, 63 at most)")
+    return text
+
+
+def object_subdomain(text: str) -> str:
+    """The name of a Secret or ConfigMap (RFC 1123 subdomain)."""
+    if len(text) > 253 or _subdomain.match(text) is None:
+        raise ValueError(f"{shown(text)} is not the name of a Kubernetes object (write lower case letters, digits, hyphens and dots)")
+    return text
+
+
+def object_key(text: str) -> str:
+    """A key within a Secret or ConfigMap."""
+    if _key.match(text) is None or text in (".", ".."):
+        raise ValueError(f"{shown(text)} is not the key of an object (write letters, digits, -, _ and ., for example ca.crt)")
+    return text
+
+
+def absolute_uri(text: str) -> str:
+    """A URI with a scheme, as certificates name workloads by (RFC 5280 section 4.2.1.6)."""
+    if _uri.match(text) is None:
+        raise ValueError(f"{shown(text)} is not a URI (write for example spiffe://cluster.local/ns/shop/sa/orders)")
+    return text
+
+
+def service_port(port: int | str) -> int | str:
+    """A port of a Service: its name, or the number that the pods listen on."""
+    if isinstance(port, int):
+        if not 0 < port < 65536:
+            raise ValueError(f"{port} is not a port (write 1 to 65535, or the port's name)")
+    elif port.isascii() and port.isdigit():
+        raise ValueError(f"{shown(port)} is a text (write {int(port)} without quotes for the number that the pods listen on)")
+    elif _label.match(port) is None:
+        raise ValueError(f"{shown(port)} is not the name of a port (write lower case letters, digits and hyphens, for example http)")
+    return port
+
+
+def collector(url: str) -> str:
+    """The base URL of an OpenTelemetry collector."""
+    if "@" in url:
+        raise ValueError("a collector's URL cannot have credentials (put them into the variable OTEL_EXPORTER_OTLP_HEADERS)")
+    match = _collector.match(url)
+    if match is None:
+        raise ValueError(f"{shown(url)} is not the URL of a collector (write for example http://otel-collector.telemetry:4318)")
+    if match[2] and not 0 < int(match[2]) < 65536:
+        raise ValueError(f"{match[2]} is not a port (write 1 to 65535)")
+    for path in ("/v1/traces", "/v1/metrics"):
+        if url.rstrip("/").endswith(path):
+            raise ValueError(f"{path} is appended here (write the URL without it)")
+    hostname(match[1])
+    return url
+
+
+def proxy(url: str) -> HttpProxy:
+    """The HTTP proxy that `proxyURL` names; its credentials are percent-encoded (RFC 3986 section 3.2.1)."""
+    match = _proxy.match(url)
+    if match is None:
+        raise ValueError(
+            "this is not the URL of an HTTP proxy (write for example http://proxy.corp:3128, or http://USER:PASSWORD@HOST:PORT)"
+        )
+    port = int(match[3] or 80)
+    if not 0 < port < 65536:
+        raise ValueError(f"{port} is not a port (write 1 to 65535)")
+    return HttpProxy(host=hostname(match[2]), port=port, authorization=None if match[1] is None else _basic(match[1]))
+
+
+def _basic(credentials: str) -> bytes:
+    """The value of `Proxy-Authorization` (RFC 7617 section 2)."""
+    user, colon, password = credentials.partition(":")
+    if not colon or not user or _escape.search(credentials) is not None:
+        raise ValueError("the credentials of a proxy are USER:PASSWORD, percent-encoded (write %25 for %, %40 for @, %2F for /)")
+    pair = unquote_to_bytes(user), unquote_to_bytes(password)
+    if b":" in pair[0] or any(byte < 0x20 or byte == 0x7F for part in pair for byte in part):
+        raise ValueError("the credentials of a proxy cannot hold control characters, nor its user a colon (RFC 7617)")
+    return b"Basic " + b64encode(b":".join(pair))
+
+
+def file_path(path: str) -> str:
+    """A file that the sidecar reads: an absolute path."""
+    if not path.startswith("/") or not path.isprintable() or len(path) > 4096:
+        raise ValueError(f"{shown(path)} is not an absolute path (write for example /etc/outrider/tls.crt)")
+    return path
 
 
 def allow_entry(text: str) -> AllowEntry:
@@ -214,12 +302,26 @@ def method(text: str) -> str:
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 
 
+def check_target(text: str) -> bytes:
+    """The target of a health check: an absolute path, perhaps with a query (RFC 9112 section 3.2.1)."""
+    where, question, query = text.partition("?")
+    path(where)
+    if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
+        raise ValueError(f"{shown(text)} must be a path and a query (percent-encode other characters)")
+    if not where.isascii():
+        raise ValueError(f"{shown(text)} must be ASCII (percent-encode other characters)")
+    return f"{where}{question}{query}".encode("ascii")
+
+
 def path(text: str) -> str:
     """An absolute path without query."""
     if not text.startswith("/"):
         raise ValueError(f"{shown(text)} must begin with a slash (write {shown('/' + text)})")
     if _path.match(text) is None or _control.search(text) is not None:
         raise ValueError(f"{shown(text)} must be a path only (write it without ?, # and blanks; percent-encode them)")
+    if not text.isascii():
+        escaped = "".join(char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "replace")) for char in text)
+        raise ValueError(f"{shown(text)} holds characters that no request has (write {shown(escaped)})")
     if len(text) > 4096:
         raise ValueError("the path is longer than 4096 characters (write a shorter prefix)")
     if _escape.search(text) is not None:

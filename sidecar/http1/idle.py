@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Protocol
 
 
@@ -51,6 +52,14 @@ class IdleQueue:
         for idler in expired:
             del self._since[idler]
             idler.idle_expired()
+
+    def expire_oldest(self, count: int) -> int:
+        """Those that have idled longest have idled too long; returns how many there were."""
+        expired = list(islice(self._since, count))
+        for idler in expired:
+            del self._since[idler]
+            idler.idle_expired()
+        return len(expired)
 
     def close(self) -> None:
         """Stop the timer; nothing expires any more."""

@@ -15,8 +15,9 @@ from sidecar.model.head import RequestHead
 from sidecar.model.reason import Clock, Reason, Rejection
 from sidecar.protocol.head import END_OF_HEAD, HeadLimits, find_end, looks_wrong, overflow, parse_request_head, skip_empty_lines
 from sidecar.tasks import create_task
+from sidecar.tls.identity import Identity, identity_of
 
-LINGER_SECONDS: Final = 2.0
+LINGER_SECONDS = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 LOOK_SECONDS: Final = 0.1
 """How often a client that we do not read from is looked at: nothing else would tell that it has gone."""
@@ -74,7 +75,9 @@ class ServerConnection(Connection):
         "busy",
         "draining",
         "gone",
-        "head_expired",
+        "head_coming",
+        "head_error",
+        "identity",
         "last",
         "leaving",
         "looking",
@@ -92,6 +95,8 @@ class ServerConnection(Connection):
         self.peer = "unix"
         """The client's address without port."""
         self.peer_port = 0
+        self.identity: Identity | None = None
+        """Of the client's certificate, which has been verified; None: it showed none, or was not asked."""
         self.body: RequestBody | None = None
         """Of the current request; None when it has none."""
         self.busy = False
@@ -101,7 +106,10 @@ class ServerConnection(Connection):
         """The next response says `Connection: close`."""
         self.leaving = False
         """Nobody waits for a further request: closed when it is idle."""
-        self.head_expired = False
+        self.head_error: ProxyError | None = None
+        """Why the head that is coming in pieces is not waited for any longer."""
+        self.head_coming = False
+        """A head has begun and is waited for."""
         self.last = False
         """The current request said that it is the last: after its FIN the client still waits for the answer."""
         self.requests = 0
@@ -116,6 +124,8 @@ class ServerConnection(Connection):
         name = transport.get_extra_info("peername")
         if isinstance(name, tuple):
             self.peer, self.peer_port = _plain(name[0]), name[1]
+        if self.secure:
+            self.identity = identity_of(transport.get_extra_info("ssl_object"))
         self.owner.connections.add(self)
         self.owner.opened(self)
         self.task = create_task(self._handle(), name=f"connection {self.owner.name}")
@@ -239,6 +249,7 @@ class ServerConnection(Connection):
         if self.owner.settings.header_timeout:
             timer = self.loop.call_later(self.owner.settings.header_timeout, self._expire_head)
         scanned = 0
+        self.head_coming = True
         try:
             while True:
                 rx = self.rx
@@ -256,15 +267,24 @@ class ServerConnection(Connection):
                 if self.closed or self.eof or (self.leaving and not rx):
                     return None
                 await self.arrival()
-                if self.head_expired:
-                    raise ProxyError(Reason.REQUEST_HEADER_TIMEOUT, clock=Clock.HEADER, rejection=Rejection.HEADER_TIMEOUT, reusable=False)
+                if self.head_error is not None:
+                    raise self.head_error
         finally:
+            self.head_coming = False
             if timer is not None:
                 timer.cancel()
 
     def _expire_head(self) -> None:
-        self.head_expired = True
+        self.head_error = ProxyError(Reason.REQUEST_HEADER_TIMEOUT, clock=Clock.HEADER, rejection=Rejection.HEADER_TIMEOUT, reusable=False)
         self.wake()
+
+    def refuse_head(self, error: ProxyError) -> bool:
+        """Wait no longer for a head that has begun and is not complete, because of `error`. False: there is none."""
+        if not self.head_coming or self.head_error is not None or END_OF_HEAD in self.rx:
+            return False
+        self.head_error = error
+        self.wake()
+        return True
 
     def _refuse_early(self, rx: bytes, scanned: int) -> None:
         """What can no longer become an acceptable head is refused now, not when the clock fires."""

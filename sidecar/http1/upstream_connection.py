@@ -9,7 +9,7 @@ from typing import Final
 
 from sidecar.errors import BadMessage, PeerGone, ProxyError, StaleConnection, UpstreamError
 from sidecar.http1.body import ResponseBody
-from sidecar.http1.connection import Connection
+from sidecar.http1.connection import RX_LIMIT, Connection, reads_are_small
 from sidecar.http1.relay import BULK_MIN, BulkBody
 from sidecar.http1.stream import RawStream
 from sidecar.model.endpoint import Endpoint
@@ -17,22 +17,29 @@ from sidecar.model.exchange import Attempt
 from sidecar.model.head import CHUNKED, ResponseHead
 from sidecar.model.outbound import OutboundRequest
 from sidecar.model.reason import Clock, Phase, Reason, Rejection
+from sidecar.model.snapshot import HttpProxy
 from sidecar.policy.deadline import Deadlines
 from sidecar.protocol.chunked import encode_chunk, last_chunk
 from sidecar.protocol.head import END_OF_HEAD, parse_response_head, response_looks_wrong, response_overflow
 from sidecar.protocol.upgrade import accepted
 from sidecar.tasks import create_task
+from sidecar.tls.failures import meaning
 
 MAX_HEAD: Final = 64 * 1024
 MAX_INTERIM: Final = 16
 _SWITCHING: Final = 101
+_SEND: Final = Phase.SEND
+_HEADERS: Final = Phase.HEADERS
+_BODY: Final = Phase.BODY
+_RESPONSE_HEADER: Final = Clock.RESPONSE_HEADER
+_PROXY_UNAUTHORIZED: Final = 407
 Done = Callable[["UpstreamConnection", bool], None]
 
 
 class UpstreamConnection(Connection):
     """The pool's unit. `parked` while nobody uses it: a server that speaks then is not believed again."""
 
-    __slots__ = ("endpoint", "idle_since", "on_closed", "parked", "requests", "upload")
+    __slots__ = ("endpoint", "generation", "idle_since", "on_closed", "parked", "proxied", "requests", "upload")
 
     endpoint: Endpoint
 
@@ -40,9 +47,13 @@ class UpstreamConnection(Connection):
         super().__init__()
         self.idle_since = 0.0
         self.requests = 0
+        self.generation = 0
+        """Of the settings that it was made with; the pool's affair."""
+        self.proxied: HttpProxy | None = None
+        """The HTTP proxy that it leads to, which is told with each request where that goes."""
         self.parked = False
         self.on_closed: Callable[[UpstreamConnection], None] | None = None
-        self.upload: asyncio.Task[None] | None = None
+        self.upload: asyncio.Task[object] | None = None
 
     # -- life in the pool
 
@@ -84,6 +95,12 @@ class UpstreamConnection(Connection):
 
     # -- one exchange
 
+    def begin(self, attempt: Attempt) -> None:
+        """Somebody uses this connection again: what the server says now was asked for."""
+        self.parked = False
+        self.requests += 1
+        attempt.phase = _SEND
+
     async def exchange(
         self,
         request: OutboundRequest,
@@ -96,35 +113,33 @@ class UpstreamConnection(Connection):
 
         `on_done` is called exactly once: when the response is released or aborted, or before this raises.
         """
-        self.parked = False
-        self.requests += 1
-        attempt.phase = Phase.SEND
-        response: Response | None = None
+        self.begin(attempt)
         try:
             if request.length == 0:
-                self.send(b"".join(_render(request)))
-                self._sent(request, attempt, deadlines)
+                self.send(b"".join(self.render(request)))
+                self.sent(request, attempt, deadlines)
             else:
                 await self._send_with_body(request, attempt, deadlines)
-            head = await self._final_head(request, attempt, deadlines, on_interim)
-            attempt.headers_at = monotonic()
-            attempt.phase = Phase.BODY
-            response = Response(self, head, on_done)
-        finally:
-            if response is None:
-                self._stop_upload()
-                self.abort()
-                on_done(self, False)
-        return response
+            head = await self.final_head(request, attempt, deadlines, on_interim)
+        except BaseException:
+            self.stop_upload()
+            self.abort()
+            on_done(self, False)
+            raise
+        attempt.headers_at = monotonic()
+        attempt.phase = _BODY
+        return Response(self, head, on_done)
 
     async def _send_with_body(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
         """The head and what has come of the body leave in one write; the rest follows as it comes."""
-        parts = _render(request)
+        parts = self.render(request)
         body = request.body
         assert body is not None
         complete = False
-        while body.ready():
+        size = 0
+        while size < RX_LIMIT and body.ready():
             piece = await body.read()
+            size += len(piece)
             if not piece:
                 complete = True
                 if request.length == CHUNKED:
@@ -133,27 +148,29 @@ class UpstreamConnection(Connection):
             parts += encode_chunk(piece) if request.length == CHUNKED else (piece,)
         self.send(b"".join(parts))
         if complete:
-            self._sent(request, attempt, deadlines)
+            self.sent(request, attempt, deadlines)
         else:
             self.upload = create_task(self._pump(request, attempt, deadlines), name="upload")
 
-    def _sent(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
+    def sent(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
         """The whole request is on its way: from now on the upstream's silence counts."""
         now = monotonic()
         attempt.sent_at = now
-        if attempt.phase is not Phase.SEND:
+        if attempt.phase is not _SEND:
             return
-        attempt.phase = Phase.HEADERS
+        attempt.phase = _HEADERS
         timeouts = deadlines.timeouts
         if request.upgrade:
             deadlines.arm_phase(Clock.UPGRADE_HANDSHAKE, now, timeouts.upgrade_handshake)
         else:
-            deadlines.arm_phase(Clock.RESPONSE_HEADER, now, timeouts.response_header)
+            deadlines.arm_phase(_RESPONSE_HEADER, now, timeouts.response_header)
 
     async def _pump(self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines) -> None:
         """The upload, beside the wait for the response. What stops it is told to whoever waits for the head."""
         body = request.body
         assert body is not None
+        if reads_are_small():
+            self.hold_little()
         try:
             await self.drain()
             while piece := await body.read():
@@ -174,16 +191,21 @@ class UpstreamConnection(Connection):
             self.wake()
             return
         self.upload = None
-        self._sent(request, attempt, deadlines)
+        self.sent(request, attempt, deadlines)
 
-    def _stop_upload(self) -> None:
+    def stop_upload(self) -> None:
+        """Nothing more of the request is sent."""
         if self.upload is not None:
             self.upload.cancel()
             self.upload = None
 
-    async def _final_head(
+    async def final_head(
         self, request: OutboundRequest, attempt: Attempt, deadlines: Deadlines, on_interim: Callable[[ResponseHead], None]
     ) -> ResponseHead:
+        """The head of the final response, or of a 101 that was asked for; `on_interim` hears of the ones before it.
+
+        Raises UpstreamError, StaleConnection, or `failure`.
+        """
         relayed = 0  # bytes of interim heads: they are not held back for a slow client, so all of them get one head's room
         for interims in range(MAX_INTERIM + 1):
             try:
@@ -192,9 +214,15 @@ class UpstreamConnection(Connection):
                 block = self._whole_head() or await self._rest_of_head(attempt, interims)
                 head = parse_response_head(block, request.method)
             except BadMessage as error:
+                if error is self.failure:  # it was the client's body that broke a rule
+                    raise
                 raise UpstreamError(error.reason, error.detail, phase=Phase.HEADERS, rejection=error.rejection) from None
             if head.status >= 200:
                 deadlines.disarm_phase()
+                if head.status == _PROXY_UNAUTHORIZED and self.proxied is not None:  # asks us for credentials, not our client
+                    raise UpstreamError(
+                        Reason.PROXY_CONFIGURATION_ERROR, "the proxy answered 407 (the credentials of proxyURL)", phase=Phase.HEADERS
+                    )
                 return head
             if head.status == _SWITCHING:
                 return self._switched(request, head, deadlines)
@@ -243,9 +271,14 @@ class UpstreamConnection(Connection):
     def _lost(self, attempt: Attempt, interims: int) -> UpstreamError:
         if self.rx or interims:
             return UpstreamError(Reason.HTTP_RESPONSE_INCOMPLETE, "upstream ended inside its response head", phase=Phase.HEADERS)
-        detail = f"upstream closed without a response ({self.error or 'FIN'})"
+        reason, why = (Reason.CONNECTION_TERMINATED, "FIN") if self.error is None else meaning(self.error)
         kind = StaleConnection if attempt.reused else UpstreamError
-        return kind(Reason.CONNECTION_TERMINATED, detail, phase=Phase.HEADERS)
+        return kind(reason, f"upstream closed without a response ({why})", phase=Phase.HEADERS)
+
+    def render(self, request: OutboundRequest) -> list[bytes]:
+        """The head of `request` as it goes out here, in pieces."""
+        proxy = self.proxied
+        return _render(request if proxy is None else _for_proxy(request, proxy, self.endpoint.label.encode("ascii")))
 
     # -- as one side of a tunnel
 
@@ -257,12 +290,11 @@ class UpstreamConnection(Connection):
 class Response(ResponseBody):
     """Implements InboundResponse (upstream/transport.py); it is its own body, to be one object less per request."""
 
-    __slots__ = ("_done", "head")
-
-    connection: UpstreamConnection
+    __slots__ = ("_done", "_upstream", "head")
 
     def __init__(self, connection: UpstreamConnection, head: ResponseHead, on_done: Done) -> None:
         super().__init__(connection, head.length)
+        self._upstream = connection
         self.head = head
         self._done: Done | None = on_done
 
@@ -273,11 +305,11 @@ class Response(ResponseBody):
 
     def tunnel(self) -> RawStream:
         """The raw connection after a 101; `abort` or `release` still ends it."""
-        return RawStream(self.connection)
+        return RawStream(self._upstream)
 
     def release(self) -> None:
         """Keep the connection if both messages are complete and both sides want to go on, else close it."""
-        connection = self.connection
+        connection = self._upstream
         keep = (
             self.done
             and self.head.keep_alive
@@ -295,11 +327,21 @@ class Response(ResponseBody):
         done, self._done = self._done, None
         if done is None:
             return
-        connection = self.connection
+        connection = self._upstream
         if not keep:
-            connection._stop_upload()
+            connection.stop_upload()
             connection.abort()
         done(connection, keep)
+
+
+def _for_proxy(request: OutboundRequest, proxy: HttpProxy, authority: bytes) -> OutboundRequest:
+    """`request` in absolute-form, with the `Host` that belongs to it (RFC 9112 section 3.2.2)."""
+    path = b"" if request.target == b"*" else request.target  # OPTIONS of the whole server (section 3.2.4)
+    fields = [(b"Host", b"host", authority), *(field for field in request.fields if field[1] != b"host")]
+    own = request.own if proxy.authorization is None else [(b"Proxy-Authorization", proxy.authorization), *request.own]
+    asked = OutboundRequest(request.method, b"http://" + authority + path, fields, own, request.length, request.body)
+    asked.attempt_own, asked.wants_trailers = request.attempt_own, request.wants_trailers
+    return asked
 
 
 def _render(request: OutboundRequest) -> list[bytes]:

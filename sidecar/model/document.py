@@ -3,8 +3,6 @@
 This is the only place that knows the document's shape. Validation, the compiler, `outrider schema` and
 `docs/configuration.md` all read it from here. Durations and sizes stay text, so that what a user wrote is what
 `GET /config` shows; `model/quantity.py` reads them. `UNSET` means "not given" where that differs from null.
-
-A field whose `says(..., later=True)` is refused unless it has its default: its feature is not built yet.
 """
 
 from __future__ import annotations
@@ -15,7 +13,8 @@ from typing import Annotated, Final, Literal
 from msgspec import UNSET, Meta, UnsetType, field
 
 from sidecar.model.document_ends import Duration, ListenerDoc, Part, Percent, Port, RouteName, Share, Size, UpstreamDoc, Weight, says
-from sidecar.model.snapshot import DEFAULT_BUCKETS, Condition, LogFormat, LogQuery, Mode, PathType, RetryMethods, ValueType
+from sidecar.model.snapshot import Condition, Mode, PathType, RetryMethods, ValueType
+from sidecar.model.telemetry import DEFAULT_BUCKETS, Exporter, LogFormat, LogQuery, Propagator, Sampler
 
 API_VERSION: Final = "outrider.dev/v1alpha1"
 KIND: Final = "SidecarConfig"
@@ -36,23 +35,6 @@ class PathModifierType(StrEnum):
 
     FULL = "ReplaceFullPath"
     PREFIX = "ReplacePrefixMatch"
-
-
-class Exporter(StrEnum):
-    """Where spans go."""
-
-    NONE = "None"
-    OTLP = "OTLP"
-    OTLP_GRPC = "OTLPGRPC"
-
-
-class Sampler(StrEnum):
-    """Which traces are kept."""
-
-    ALWAYS_ON = "AlwaysOn"
-    ALWAYS_OFF = "AlwaysOff"
-    RATIO = "TraceIdRatio"
-    PARENT_RATIO = "ParentBasedTraceIdRatio"
 
 
 class Always(StrEnum):
@@ -135,22 +117,31 @@ class BackendRefDoc(Part, frozen=True):
     weight: Annotated[Weight, says("Share of the requests, relative to the other references.")] = 1
 
 
-class MirrorDoc(Part, frozen=True):
-    """Sends a copy of requests elsewhere and ignores the answer."""
+class MirrorRefDoc(Part, frozen=True):
+    """A reference to an upstream that gets copies."""
 
-    backend_ref: Annotated[BackendRefDoc, says("Where the copy goes.")]
+    name: Annotated[str, says("Name of an upstream.")]
+
+
+class MirrorDoc(Part, frozen=True):
+    """Sends a copy of requests elsewhere and ignores the answer. A copy leaves when its original has been answered.
+
+    Bodies are copied up to the length that is kept for a replay (64 KiB, or `retry.maxBufferedBody`).
+    """
+
+    backend_ref: Annotated[MirrorRefDoc, says("Where the copy goes.")]
     percent: Annotated[Percent, says("Share of the requests.")] = 100.0
 
 
 class FilterDoc(Part, frozen=True):
     """One change to a request or response; the field named like `type` holds its parameters."""
 
-    type: Annotated[FilterType, says("Kind of the filter. RequestMirror is not supported in this version.")]
+    type: Annotated[FilterType, says("Kind of the filter.")]
     request_header_modifier: Annotated[HeaderModifierDoc | None, says("Headers that go to the upstream.")] = None
     response_header_modifier: Annotated[HeaderModifierDoc | None, says("Headers that go to the client.")] = None
     url_rewrite: Annotated[UrlRewriteDoc | None, says("Host and path that go to the upstream.")] = None
     request_redirect: Annotated[RedirectDoc | None, says("Answer with a redirect; nothing goes to an upstream.")] = None
-    request_mirror: Annotated[MirrorDoc | None, says("Copy requests to another upstream.", later=True)] = None
+    request_mirror: Annotated[MirrorDoc | None, says("Copy requests to another upstream.")] = None
 
 
 class TimeoutsDoc(Part, frozen=True):
@@ -215,13 +206,37 @@ class DefaultsDoc(Part, frozen=True):
 class TracingDoc(Part, frozen=True):
     """Spans (OpenTelemetry)."""
 
-    exporter: Annotated[Exporter, says("Where spans go.", later=True)] = Exporter.NONE
-    endpoint: Annotated[str | None, says("Base URL of the collector; /v1/traces is appended for HTTP.", later=True)] = None
-    sampler: Annotated[Sampler, says("Which traces are kept.", later=True)] = Sampler.PARENT_RATIO
-    ratio: Annotated[Share, says("Share of traces for the ratio samplers.", later=True)] = 0.01
-    propagators: Annotated[list[str], says("Formats of the trace context.", later=True)] = field(
-        default_factory=lambda: ["tracecontext", "baggage"]
+    exporter: Annotated[
+        Exporter,
+        says(
+            "Where spans go: over HTTP/protobuf or gRPC. `None`: `OTEL_TRACES_EXPORTER`, or OTLP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set."
+        ),
+    ] = Exporter.NONE
+    endpoint: Annotated[
+        str | None,
+        says(
+            "Base URL of the collector; /v1/traces is appended for HTTP. null: `OTEL_EXPORTER_OTLP_ENDPOINT`, else the exporter's own on localhost."
+        ),
+    ] = None
+    sampler: Annotated[
+        Sampler | UnsetType, says("Which traces are kept. Left out: `OTEL_TRACES_SAMPLER`, else `ParentBasedTraceIdRatio`.")
+    ] = UNSET
+    ratio: Annotated[Share | UnsetType, says("Share of traces for the ratio samplers. Left out: `OTEL_TRACES_SAMPLER_ARG`, else 0.01.")] = (
+        UNSET
     )
+    propagators: Annotated[
+        list[Propagator] | UnsetType,
+        says("Formats in which a trace comes and goes. Left out: `OTEL_PROPAGATORS`, else `[tracecontext, baggage]`."),
+    ] = UNSET
+
+
+class OtlpMetricsDoc(Part, frozen=True):
+    """Metrics sent to a collector (OTLP over HTTP)."""
+
+    endpoint: Annotated[
+        str, says("Base URL of the collector; /v1/metrics is appended. Headers, time-outs and certificates: `OTEL_EXPORTER_OTLP_*`.")
+    ]
+    interval: Annotated[Duration, says("Between two exports; at least 1s.")] = "1m"
 
 
 class MetricsDoc(Part, frozen=True):
@@ -230,6 +245,10 @@ class MetricsDoc(Part, frozen=True):
     buckets: Annotated[list[Annotated[float, Meta(gt=0)]], says("Bounds of the duration histograms, seconds, ascending.")] = field(
         default_factory=lambda: list(DEFAULT_BUCKETS)
     )
+    otlp: Annotated[
+        OtlpMetricsDoc | None,
+        says("Sends the same metrics to a collector as well, which needs the extra `tracing`. null: they are only scraped."),
+    ] = None
 
 
 class SlowerThanDoc(Part, frozen=True):
@@ -263,8 +282,12 @@ class TelemetryDoc(Part, frozen=True):
 class LifecycleDoc(Part, frozen=True):
     """The end of the sidecar's life."""
 
-    drain_delay: Annotated[Duration, says("How long inbound listeners keep accepting after SIGTERM.")] = "5s"
-    drain_timeout: Annotated[Duration, says("How long exchanges in flight may take after that.")] = "20s"
+    drain_delay: Annotated[
+        Duration, says("How long inbound listeners keep accepting after SIGTERM, and after the last new connection that came since.")
+    ] = "5s"
+    drain_timeout: Annotated[
+        Duration, says("How long exchanges in flight may take after that; half of it may be spent on accepting for longer.")
+    ] = "20s"
 
 
 class CaseRequestDoc(Part, frozen=True):

@@ -6,12 +6,13 @@ See `model/document.py` for the whole.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sidecar.model.quantity import DURATION, SIZE
-from sidecar.model.snapshot import Balancing, Forwarded, HashOn, Mode
+from sidecar.model.snapshot import Balancing, Client, Forwarded, HashOn, HttpProtocol, Mode
+from sidecar.model.tls import AltNameType, ClientAuth, MinVersion, ObjectKind
 
 Duration = Annotated[str, Meta(pattern=DURATION)]
 Size = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern=SIZE)]
@@ -25,36 +26,13 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9
 RouteName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9])?|routes\[[0-9]{1,6}\])$(?!\n)")]
 
 
-def says(description: str, *, later: bool = False) -> Meta:
-    """What a field means; `later`: only its default is accepted, because the feature is not built yet."""
-    return Meta(description=description, extra={"later": True} if later else None)
+def says(description: str) -> Meta:
+    """What a field means."""
+    return Meta(description=description)
 
 
 class Part(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What every mapping of the document has in common: camelCase keys, unknown ones refused."""
-
-
-class Client(StrEnum):
-    """Which client library talks to an upstream."""
-
-    NATIVE = "Native"
-    AIOHTTP = "Aiohttp"
-    HTTPX = "Httpx"
-
-
-class HttpProtocol(StrEnum):
-    """Which version of HTTP an upstream speaks; `H2C` is HTTP/2 without TLS."""
-
-    HTTP1 = "HTTP1"
-    HTTP2 = "HTTP2"
-    H2C = "H2C"
-
-
-class ClientAuth(StrEnum):
-    """Whether a listener insists on a client's certificate."""
-
-    REQUIRED = "Required"
-    OPTIONAL = "Optional"
 
 
 class Verification(StrEnum):
@@ -69,13 +47,6 @@ class SystemCertificates(StrEnum):
 
     SYSTEM = "System"
     NONE = "None"
-
-
-class ObjectKind(StrEnum):
-    """Kubernetes objects that may hold a CA bundle."""
-
-    CONFIG_MAP = "ConfigMap"
-    SECRET = "Secret"  # noqa: S105 - a kind, not a password
 
 
 class CertificateDoc(Part, frozen=True):
@@ -138,7 +109,7 @@ class ListenerDoc(Part, frozen=True):
     forwarded: Annotated[
         Forwarded, says("What happens to X-Forwarded-* and X-Real-IP: add ours, set ours alone, leave all as it is, or remove them.")
     ] = Forwarded.APPEND
-    tls: Annotated[ListenerTlsDoc | None, says("TLS towards clients.", later=True)] = None
+    tls: Annotated[ListenerTlsDoc | None, says("TLS towards clients.")] = None
     allow: Annotated[
         list[str],
         says(
@@ -150,15 +121,15 @@ class ListenerDoc(Part, frozen=True):
 class TargetDoc(Part, frozen=True):
     """One static address of an upstream."""
 
-    url: Annotated[str, says("`http://HOST:PORT` or `unix:///PATH`; `https://` is not supported in this version.")]
+    url: Annotated[str, says("`http://HOST:PORT`, `https://HOST:PORT` or `unix:///PATH`.")]
     weight: Annotated[Weight, says("Share of the requests, relative to the other targets.")] = 1
 
 
 class ServiceDoc(Part, frozen=True):
-    """A Kubernetes Service whose EndpointSlices are watched."""
+    """A Kubernetes Service whose EndpointSlices are watched. The sidecar's account needs the right to list and watch them."""
 
-    name: Annotated[str, says("Name of the Service.")]
-    port: Annotated[int | str, says("Name of the port, or the number that the pods listen on.")]
+    name: Annotated[str, says("Name of the Service. One of type ExternalName has no endpoints: write `dns` for it.")]
+    port: Annotated[int | str, says("Name of the port, or the number that the pods listen on (`targetPort`, not the Service's own).")]
     namespace: Annotated[str | None, says("Namespace; the pod's own when left out.")] = None
 
 
@@ -172,13 +143,13 @@ class DnsDoc(Part, frozen=True):
 class SubjectAltName(Part, frozen=True):
     """A name that must be in the upstream's certificate."""
 
-    type: Annotated[Literal["Hostname", "URI"], says("Kind of the name.")]
+    type: Annotated[AltNameType, says("Kind of the name.")]
     hostname: Annotated[str | None, says("For type Hostname.")] = None
     uri: Annotated[str | None, says("For type URI.")] = None
 
 
 class UpstreamTlsDoc(Part, frozen=True):
-    """TLS towards an upstream; used by targets with `https://`."""
+    """TLS towards an upstream. Targets with `https://` have it anyway; `service` and `dns` have it when it is written, if only as `{}`."""
 
     hostname: Annotated[str | None, says("SNI and the name verified; null: the target's host.")] = None
     ca_certificate_refs: Annotated[list[CaDoc], says("CA bundles to verify against.")] = field(default_factory=list)
@@ -187,7 +158,7 @@ class UpstreamTlsDoc(Part, frozen=True):
     )
     client_certificate_ref: Annotated[CertificateDoc | None, says("Our certificate for mutual TLS.")] = None
     subject_alt_names: Annotated[list[SubjectAltName], says("Names verified instead of `hostname`.")] = field(default_factory=list)
-    min_version: Annotated[Literal["1.2", "1.3"], says("Lowest TLS version.")] = "1.2"
+    min_version: Annotated[MinVersion, says("Lowest TLS version.")] = MinVersion.TLS12
     verification: Annotated[Verification, says("`None` accepts any certificate: never in production.")] = Verification.FULL
 
 
@@ -248,27 +219,30 @@ class SuccessRateDoc(Part, frozen=True):
 
 
 class OutlierDetectionDoc(Part, frozen=True):
-    """Takes failing endpoints out of rotation for a while."""
+    """Takes failing endpoints out of rotation for a while: no answer, a broken one, or status 5xx. Never the last healthy one."""
 
-    consecutive_failures: Annotated[Positive, says("Failures in a row that eject an endpoint.")] = 7
-    min_penalty: Annotated[Duration, says("First ejection.")] = "1s"
+    consecutive_failures: Annotated[
+        Positive,
+        says("Failures in a row that eject an endpoint; a single one does within its probation, the first request after an ejection."),
+    ] = 7
+    min_penalty: Annotated[Duration, says("Length of the first ejection; it doubles with each that follows within `maxPenalty`.")] = "1s"
     max_penalty: Annotated[Duration, says("Longest ejection.")] = "60s"
-    max_ejection_percent: Annotated[Percent, says("Most endpoints ejected at once.")] = 50.0
-    success_rate: Annotated[SuccessRateDoc | None, says("Second criterion.")] = field(default_factory=SuccessRateDoc)
+    max_ejection_percent: Annotated[Percent, says("Most endpoints, in percent, that are out of rotation at once, rounded down.")] = 50.0
+    success_rate: Annotated[SuccessRateDoc | None, says("Second criterion; null: none.")] = field(default_factory=SuccessRateDoc)
 
 
 class CircuitBreakerDoc(Part, frozen=True):
-    """Refuses at once what would fail anyway."""
+    """Refuses at once, with 503 `circuit_open`, what would fail anyway. Counts the upstream's failures, whatever the endpoint; per process."""
 
     consecutive_failures: Annotated[Positive, says("Failures in a row that open the breaker.")] = 10
     open_for: Annotated[Duration, says("How long it stays open.")] = "10s"
-    half_open_requests: Annotated[Positive, says("Requests let through on trial afterwards.")] = 1
+    half_open_requests: Annotated[Positive, says("Requests let through on trial afterwards; all of them must succeed.")] = 1
 
 
 class HealthCheckDoc(Part, frozen=True):
-    """Asks every endpoint regularly whether it is well."""
+    """Asks every endpoint regularly whether it is well. An endpoint is healthy until its checks say otherwise."""
 
-    path: Annotated[str, says("Path of the GET request.")] = "/healthz"
+    path: Annotated[str, says("Target of the GET request; any 2xx or 3xx passes.")] = "/healthz"
     interval: Annotated[Duration, says("Time between two checks.")] = "10s"
     timeout: Annotated[Duration, says("Longest wait for the answer.")] = "2s"
     unhealthy_threshold: Annotated[Positive, says("Failures in a row that take an endpoint out.")] = 3
@@ -280,18 +254,26 @@ class UpstreamDoc(Part, frozen=True):
 
     name: Annotated[Name, says("Unique; label `upstream` of the metrics. `forward` is taken by the forward listeners.")]
     targets: Annotated[list[TargetDoc] | None, says("Static addresses.")] = None
-    service: Annotated[ServiceDoc | None, says("Endpoints of a Kubernetes Service.", later=True)] = None
+    service: Annotated[ServiceDoc | None, says("Endpoints of a Kubernetes Service.")] = None
     dns: Annotated[DnsDoc | None, says("Addresses of a name.")] = None
-    client: Annotated[Client, says("Client library; `Native` is our own HTTP/1.1 engine.", later=True)] = Client.NATIVE
-    protocol: Annotated[HttpProtocol, says("Version of HTTP.", later=True)] = HttpProtocol.HTTP1
-    tls: Annotated[UpstreamTlsDoc | None, says("TLS towards the upstream.", later=True)] = field(default_factory=UpstreamTlsDoc)
-    proxy_url: Annotated[str | None, says("Reach the upstream through this HTTP proxy; credentials percent-encoded.", later=True)] = field(
+    client: Annotated[
+        Client, says("Who speaks to it: `Native`, our own HTTP/1.1 engine, the cheapest; the libraries aiohttp or httpx (docs/clients.md).")
+    ] = Client.NATIVE
+    protocol: Annotated[
+        HttpProtocol,
+        says(
+            "Version of HTTP: `HTTP2` over TLS (ALPN `h2`), `H2C` the same in the clear by prior knowledge, both with the client Httpx only. "
+            "WebSockets and other upgrades to `HTTP2` go over HTTP/1.1, asked for by ALPN; over `H2C` they fail with `http_upgrade_failed`."
+        ),
+    ] = HttpProtocol.HTTP1
+    tls: Annotated[UpstreamTlsDoc | None, says("TLS towards the upstream.")] = None
+    proxy_url: Annotated[str | None, says("Reach the upstream through this HTTP proxy; credentials percent-encoded.")] = field(
         default=None, name="proxyURL"
     )
     connect_timeout: Annotated[Duration, says("DNS + TCP + TLS.")] = "5s"
     connection_pool: Annotated[ConnectionPoolDoc, says("Limits and ages of connections.")] = field(default_factory=ConnectionPoolDoc)
     load_balancer: Annotated[LoadBalancerDoc, says("How an endpoint is chosen.")] = field(default_factory=LoadBalancerDoc)
     retry_budget: Annotated[RetryBudgetDoc, says("Bounds retries.")] = field(default_factory=RetryBudgetDoc)
-    outlier_detection: Annotated[OutlierDetectionDoc | None, says("Ejects failing endpoints.", later=True)] = None
-    circuit_breaker: Annotated[CircuitBreakerDoc | None, says("Refuses at once while the upstream fails.", later=True)] = None
-    health_check: Annotated[HealthCheckDoc | None, says("Active checks.", later=True)] = None
+    outlier_detection: Annotated[OutlierDetectionDoc | None, says("Takes failing endpoints out of rotation; null: no.")] = None
+    circuit_breaker: Annotated[CircuitBreakerDoc | None, says("Refuses requests at once while the upstream fails; null: no.")] = None
+    health_check: Annotated[HealthCheckDoc | None, says("Asks every endpoint regularly; null: no.")] = None

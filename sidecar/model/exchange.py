@@ -6,11 +6,13 @@ Mutable and slotted, because they are made for every request (a frozen instance 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final, Protocol
 
 from sidecar.model.endpoint import Endpoint
 from sidecar.model.head import RequestHead
 from sidecar.model.reason import Clock, Phase, Reason
 from sidecar.model.snapshot import Listener, Route, Upstream
+from sidecar.model.tls import Secured
 
 
 class State(IntEnum):
@@ -23,6 +25,11 @@ class State(IntEnum):
     DONE = 4
     REPLIED = 5
     ABORTED = 6
+
+
+# Bound once, here and wherever every request asks: a member is found through its class's metaclass, at 0.1 us each time.
+_RECEIVED: Final = State.RECEIVED
+_POOL: Final = Phase.POOL
 
 
 class Attempt:
@@ -39,7 +46,9 @@ class Attempt:
         "outcome",
         "phase",
         "reused",
+        "secured",
         "sent_at",
+        "span_id",
         "started_at",
         "status",
     )
@@ -48,9 +57,11 @@ class Attempt:
         self.number = number
         self.started_at = started_at
         self.endpoint: Endpoint | None = None
-        self.phase = Phase.POOL
+        self.phase = _POOL
         self.reused = False
         """The connection came from the pool."""
+        self.secured: Secured | None = None
+        """The TLS of the connection; None: there was none yet, or it is in the clear."""
         self.connected_at = 0.0
         self.sent_at = 0.0
         """The whole request had been written."""
@@ -63,6 +74,31 @@ class Attempt:
         self.clock: Clock | None = None
         self.delay = 0.0
         """Seconds of back-off before this attempt."""
+        self.span_id = 0
+        """Of its CLIENT span; 0 while tracing is off."""
+
+
+class Trace(Protocol):
+    """The trace that an exchange is part of (observe/tracing/context.py makes them)."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits, lower case."""
+        ...
+
+    @property
+    def span_id(self) -> str:
+        """16 hexadecimal digits, lower case: of the SERVER span."""
+        ...
+
+    @property
+    def sampled(self) -> bool:
+        """Whether spans are recorded."""
+        ...
+
+    def outgoing(self, attempt: Attempt, target: bytes) -> list[tuple[bytes, bytes]]:
+        """The (name, value) lines that tell the upstream of `attempt`; `target` is what is asked of it."""
+        ...
 
 
 class Exchange:
@@ -77,7 +113,10 @@ class Exchange:
         "detail",
         "ended_at",
         "head",
+        "identity",
         "listener",
+        "messages_in",
+        "messages_out",
         "peer_trusted",
         "reason",
         "replays",
@@ -85,6 +124,7 @@ class Exchange:
         "retries_skipped",
         "revision",
         "route",
+        "secured",
         "started_at",
         "state",
         "status",
@@ -100,7 +140,7 @@ class Exchange:
         """The peer's address without its port; "unix" for a unix socket."""
         self.started_at = started_at
         self.ended_at = 0.0
-        self.state = State.RECEIVED
+        self.state = _RECEIVED
         self.peer_trusted = True
         self.route: Route | None = None
         self.upstream: Upstream | None = None
@@ -115,11 +155,18 @@ class Exchange:
         self.clock: Clock | None = None
         self.detail = ""
         """For our own log: what happened, in words, internal addresses included."""
+        self.identity = ""
+        """Of the client by its verified certificate; "" when it showed none."""
+        self.secured: Secured | None = None
+        """The TLS of the client's connection; known only where the exchange is traced."""
         self.request_id = b""
-        self.trace: object = None
-        """The tracer's own per-exchange state."""
+        self.trace: Trace | None = None
+        """None: not traced, the caller's trace fields travel on as they came."""
         self.bytes_in = 0
         self.bytes_out = 0
+        self.messages_in = 0
+        self.messages_out = 0
+        """WebSocket messages from and to the client; counted only where spans are recorded."""
         self.tunnel = ""
         """"websocket", "upgrade" or "connect" when the exchange became a tunnel."""
         self.revision = ""

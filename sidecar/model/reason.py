@@ -102,3 +102,5 @@ class Rejection(StrEnum):
     UNASKED_UPGRADE = "unasked_upgrade"
     TOO_MANY_INTERIM = "too_many_interim"
     HEADER_TIMEOUT = "header_timeout"
+    TLS_ON_PLAIN_PORT = "tls_on_plain_port"
+    PLAIN_ON_TLS_PORT = "plain_on_tls_port"

@@ -7,9 +7,14 @@ bytes from the wire is bytes in lower case.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
+
+from msgspec import Struct, field
+
+from sidecar.model.health import CircuitBreaking, HealthCheck, OutlierDetection
+from sidecar.model.telemetry import Telemetry
+from sidecar.model.tls import ListenerTls, UpstreamTls
 
 Network = IPv4Network | IPv6Network
 
@@ -81,8 +86,23 @@ class HashOn(StrEnum):
     PATH = "Path"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllowEntry:
+class Client(StrEnum):
+    """Which client library talks to an upstream."""
+
+    NATIVE = "Native"
+    AIOHTTP = "Aiohttp"
+    HTTPX = "Httpx"
+
+
+class HttpProtocol(StrEnum):
+    """Which version of HTTP an upstream speaks; `H2C` is HTTP/2 without TLS."""
+
+    HTTP1 = "HTTP1"
+    HTTP2 = "HTTP2"
+    H2C = "H2C"
+
+
+class AllowEntry(Struct, frozen=True, kw_only=True):
     """One entry of a Forward listener's `allow`: a host glob (lower case) or a network; `ports` None = any port."""
 
     host: str | None
@@ -90,8 +110,7 @@ class AllowEntry:
     ports: frozenset[int] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
+class Listener(Struct, frozen=True, kw_only=True):
     """A listening socket. `trusted_proxies` None: every peer is believed; (): nobody."""
 
     name: str
@@ -108,30 +127,40 @@ class Listener:
     max_connections: int = 0
     trusted_proxies: tuple[Network, ...] | None = None
     forwarded: Forwarded = Forwarded.APPEND
+    tls: ListenerTls | None = None
     allow: tuple[AllowEntry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """One static address: `host` and `port`, or `unix_path`."""
+class Target(Struct, frozen=True, kw_only=True):
+    """One static address: `host` and `port`, or `unix_path`. `tls`: its URL begins with `https://`."""
 
-    scheme: str
     host: str
     port: int
     weight: int = 1
     unix_path: str | None = None
+    tls: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DnsName:
+class DnsName(Struct, frozen=True, kw_only=True):
     """`dns:` of an upstream."""
 
     host: str
     port: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolLimits:
+class ServiceName(Struct, frozen=True, kw_only=True):
+    """`service:` of an upstream. `namespace` None: the pod's own; `port`: its name, or the number that the pods listen on."""
+
+    name: str
+    namespace: str | None
+    port: int | str
+
+    def __str__(self) -> str:
+        """For messages: `service shop/orders:http`."""
+        return f"service {f'{self.namespace}/' if self.namespace else ''}{self.name}:{self.port}"
+
+
+class PoolLimits(Struct, frozen=True, kw_only=True):
     """`connectionPool`. 0 = unlimited (counts) or off (ages)."""
 
     max_connections: int = 1024
@@ -143,8 +172,7 @@ class PoolLimits:
     max_requests_per_connection: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadBalancer:
+class LoadBalancer(Struct, frozen=True, kw_only=True):
     """`loadBalancer`; `hash_name` is the header, cookie or query parameter that `hash_on` names, else ""."""
 
     policy: Balancing = Balancing.LEAST_REQUEST
@@ -152,8 +180,7 @@ class LoadBalancer:
     hash_name: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryBudget:
+class RetryBudget(Struct, frozen=True, kw_only=True):
     """At most `percent` of the requests in `interval`, plus `min_retries` per `min_interval`, may be retries."""
 
     percent: float = 20.0
@@ -162,29 +189,49 @@ class RetryBudget:
     min_interval: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
-    """A named set of endpoints and how to reach them. Exactly one of `targets` and `dns` is given."""
+class HttpProxy(Struct, frozen=True, kw_only=True):
+    """`proxyURL` of an upstream. `authorization`: the value of `Proxy-Authorization`, None without credentials."""
+
+    host: str
+    port: int
+    authorization: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Without the credentials."""
+        return f"HttpProxy(host={self.host!r}, port={self.port!r})"
+
+
+class Upstream(Struct, frozen=True, kw_only=True):
+    """A named set of endpoints and how to reach them. Exactly one of `targets`, `service` and `dns` is given.
+
+    `tls`: how, where TLS is spoken: to targets whose URL says so, to all endpoints of a service or a DNS name. None: nowhere.
+    """
 
     name: str
     targets: tuple[Target, ...] = ()
+    service: ServiceName | None = None
     dns: DnsName | None = None
+    client: Client = Client.NATIVE
+    protocol: HttpProtocol = HttpProtocol.HTTP1
+    tls: UpstreamTls | None = None
+    proxy: HttpProxy | None = None
     connect_timeout: float = 5.0
     pool: PoolLimits = field(default_factory=PoolLimits)
     load_balancer: LoadBalancer = field(default_factory=LoadBalancer)
     retry_budget: RetryBudget = field(default_factory=RetryBudget)
+    outlier_detection: OutlierDetection | None = None
+    circuit_breaker: CircuitBreaking | None = None
+    health_check: HealthCheck | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathMatch:
+class PathMatch(Struct, frozen=True, kw_only=True):
     """`value` in the document's spelling; how it is compared is policy/router.py's business."""
 
     type: PathType = PathType.PREFIX
     value: str = "/"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValueMatch:
+class ValueMatch(Struct, frozen=True, kw_only=True):
     """A header (name in lower case) or query parameter (name as written) that must match."""
 
     name: str
@@ -192,8 +239,7 @@ class ValueMatch:
     type: ValueType = ValueType.EXACT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(Struct, frozen=True, kw_only=True):
     """All parts must hold; a route matches when one of its matches does."""
 
     path: PathMatch = field(default_factory=PathMatch)
@@ -202,8 +248,7 @@ class Match:
     query_params: tuple[ValueMatch, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeaderModifier:
+class HeaderModifier(Struct, frozen=True, kw_only=True):
     """RequestHeaderModifier or ResponseHeaderModifier: (name, value) pairs as written, removal by lower-case name."""
 
     set: tuple[tuple[bytes, bytes], ...] = ()
@@ -211,8 +256,7 @@ class HeaderModifier:
     remove: frozenset[bytes] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UrlRewrite:
+class UrlRewrite(Struct, frozen=True, kw_only=True):
     """URLRewrite. At most one of the two path fields is given; both None leaves the path alone."""
 
     hostname: str | None = None
@@ -220,8 +264,7 @@ class UrlRewrite:
     replace_prefix_match: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Redirect:
+class Redirect(Struct, frozen=True, kw_only=True):
     """RequestRedirect: what is None keeps the request's own value (Gateway API HTTPRequestRedirectFilter)."""
 
     scheme: str | None = None
@@ -232,21 +275,27 @@ class Redirect:
     status: int = 302
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
+class Mirror(Struct, frozen=True, kw_only=True):
+    """RequestMirror: the upstream that gets copies, and of what share of the requests (0 to 1)."""
+
+    name: str
+    share: float = 1.0
+
+
+class Filters(Struct, frozen=True, kw_only=True):
     """A route's filters, in the order of the document within each kind."""
 
     request_headers: tuple[HeaderModifier, ...] = ()
     response_headers: tuple[HeaderModifier, ...] = ()
     rewrite: UrlRewrite | None = None
     redirect: Redirect | None = None
+    mirrors: tuple[Mirror, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.request_headers or self.response_headers or self.rewrite or self.redirect)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True, kw_only=True):
     """The clocks of a route (product.md 3.2)."""
 
     request: float = 0.0
@@ -261,8 +310,7 @@ class Timeouts:
 DEFAULT_CONDITIONS = frozenset({Condition.CONNECT_FAILURE, Condition.RESET, Condition.REFUSED_STREAM})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True, kw_only=True):
     """A route's `retry` stanza; `attempts` counts retries, so tries = 1 + attempts."""
 
     attempts: int = 2
@@ -274,16 +322,14 @@ class RetryPolicy:
     max_buffered_body: int = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
+class Backend(Struct, frozen=True, kw_only=True):
     """A weighted reference to an upstream by name."""
 
     name: str
     weight: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(Struct, frozen=True, kw_only=True):
     """One rule. `listener` None: every listener. `hostnames` (): every host. `index`: place in the document."""
 
     name: str
@@ -297,54 +343,14 @@ class Route:
     retry: RetryPolicy | None = None
 
 
-class LogFormat(StrEnum):
-    """`telemetry.accessLog.format`."""
-
-    JSON = "JSON"
-    NONE = "None"
-
-
-class LogQuery(StrEnum):
-    """What the access log shows of the query string."""
-
-    DROP = "Drop"
-    KEEP = "Keep"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessLog:
-    """`telemetry.accessLog`. `always_*`: written whatever `sample` says; `slower_than` None: no such rule."""
-
-    format: LogFormat = LogFormat.JSON
-    sample: float = 1.0
-    always_error: bool = True
-    always_retried: bool = True
-    slower_than: float | None = 1.0
-    redact_headers: frozenset[bytes] = frozenset({b"authorization", b"cookie", b"set-cookie"})
-    query: LogQuery = LogQuery.DROP
-
-
-DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Telemetry:
-    """`telemetry`; `buckets` are histogram bounds in seconds, ascending."""
-
-    buckets: tuple[float, ...] = DEFAULT_BUCKETS
-    access_log: AccessLog = field(default_factory=AccessLog)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lifecycle:
+class Lifecycle(Struct, frozen=True, kw_only=True):
     """`lifecycle`, seconds."""
 
     drain_delay: float = 5.0
     drain_timeout: float = 20.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, kw_only=True):
     """One whole configuration. `defaults` are the timeouts of requests without a route (forward destinations)."""
 
     revision: str

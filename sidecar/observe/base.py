@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from sidecar.errors import STATUS_OF
+from sidecar.model.compiler import mypyc_attr
 from sidecar.model.exchange import Attempt, Exchange
 from sidecar.model.reason import Rejection
 from sidecar.model.snapshot import Snapshot
+from sidecar.model.tls import Handshake
 
 TrafficKey = tuple[str, str, str]
 """(listener, route, upstream), "" where none was chosen."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tracing and metrics_export are never compiled
 class SilentObserver:
     """An Observer that does nothing. Fanout leaves out the calls that a subclass does not override."""
 
@@ -30,6 +33,9 @@ class SilentObserver:
         """See Observer."""
 
     def connection_closed(self, listener: str) -> None:
+        """See Observer."""
+
+    def handshake_finished(self, listener: str, result: Handshake) -> None:
         """See Observer."""
 
     def tunnel_started(self, exchange: Exchange) -> None:

@@ -1,7 +1,7 @@
 """Exposition: `/metrics` as Prometheus text 0.0.4 or OpenMetrics 1.0.0, plain or gzip, whole or in slices.
 
-Our own families come as finished lines, valid in both formats (families.py): 1,000 routes are 20,000 lines, and
-prometheus_client's generic writer takes about ten times as long for them as joining strings. The client library renders
+Our own families come as numbers with finished labels (families.py): 1,000 routes are 20,000 lines, and prometheus_client's
+generic writer takes about ten times as long for them as joining strings. The client library renders
 its own `process_*` and `python_*` collectors, and its parser checks all of it in the tests.
 Formats: https://prometheus.io/docs/instrumenting/exposition_formats/ and https://prometheus.io/docs/specs/om/open_metrics_spec/.
 """
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
 from prometheus_client import generate_latest as write_text
 from prometheus_client.openmetrics.exposition import generate_latest as write_openmetrics
+from prometheus_client.registry import Collector
 
-from sidecar.observe.series import PREFIX, Family
+from sidecar.observe.series import PREFIX, Exemplar, Family, Histogram
 
 TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -34,11 +36,17 @@ Page = tuple[bytes, bytes | None, bytes]
 class Exposition:
     """Renders what `collect` yields, and the client library's own collectors, as the scraper asks for it."""
 
-    def __init__(self, collect: Callable[[], Iterable[Family]]) -> None:
+    def __init__(self, collect: Callable[[], Iterable[Family]], processes: Callable[[], Mapping[str, float]] | None = None) -> None:
+        """`processes`: where several processes are one sidecar, what the library's collectors say of this one, of all (`processes.py`)."""
         self._collect = collect
         self._registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
+        if processes is None:
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=self._registry)
+        else:
+            PlatformCollector(registry=self._registry)
+            for collector in (ProcessCollector, GCCollector):
+                self._registry.register(_OfAll(collector(registry=CollectorRegistry()), processes))
 
     def render(self, accept: bytes, accept_encoding: bytes) -> Page:
         """The whole page at once, for tests and small tables."""
@@ -59,7 +67,9 @@ class Exposition:
         size = 0
         for family in self._collect():
             waiting.append(_heading(family, openmetrics=openmetrics))
-            for block in family.samples:
+            name = PREFIX + family.name
+            for labels, value in family.points:
+                block = _histogram(name, labels, value, openmetrics) if isinstance(value, Histogram) else _line(name, labels, value)
                 waiting.append(block)
                 size += len(block)
                 if size >= SLICE:
@@ -71,6 +81,24 @@ class Exposition:
             yield write_openmetrics(self._registry)  # type: ignore[no-untyped-call]  # the library leaves this one function unannotated
         else:
             yield write_text(self._registry)
+
+
+class _OfAll(Collector):
+    """A collector of the client library, with the figures of all processes in the place of this one's."""
+
+    def __init__(self, own: Collector, figures: Callable[[], Mapping[str, float]]) -> None:
+        self._own = own
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        """See Collector."""
+        figures = self._figures()
+        for metric in self._own.collect():
+            metric.samples = [
+                sample._replace(value=figures.get(sample.name + sample.labels.get("generation", ""), sample.value))
+                for sample in metric.samples
+            ]
+            yield metric
 
 
 def wants_openmetrics(accept: bytes) -> bool:
@@ -109,6 +137,27 @@ def _heading(family: Family, *, openmetrics: bool) -> str:
     # OpenMetrics names a counter's family without the suffix of its samples.
     name = PREFIX + (family.name.removesuffix("_total") if openmetrics and family.kind == "counter" else family.name)
     return f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n"
+
+
+def _line(name: str, labels: str, value: float) -> str:
+    return f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"
+
+
+def _histogram(name: str, labels: str, series: Histogram, exemplars: bool) -> str:  # noqa: FBT001 - called for every series
+    """Buckets, sum and count; exemplars are for OpenMetrics alone, the text format has no place for them."""
+    start = f"{name}_bucket{{{labels},le=" if labels else f"{name}_bucket{{le="
+    limits = [*map(repr, map(float, series.bounds)), "+Inf"]
+    running = list(accumulate(series.counts))
+    buckets = [f'{start}"{limit}"}} {count}\n' for limit, count in zip(limits, running, strict=True)]
+    if exemplars and series.exemplars:
+        for index, exemplar in list(series.exemplars.items()):
+            buckets[index] = buckets[index][:-1] + _exemplar(exemplar)
+    return "".join(buckets) + _line(f"{name}_sum", labels, series.total) + _line(f"{name}_count", labels, running[-1])
+
+
+def _exemplar(exemplar: Exemplar) -> str:
+    ids = f'trace_id="{exemplar.trace_id}",span_id="{exemplar.span_id}"'
+    return f" # {{{ids}}} {exemplar.value} {exemplar.at:.3f}\n"
 
 
 def _encode(slices: Iterator[bytes], *, gzip: bool) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from typing import Any
 from sidecar.model.exchange import Attempt, Exchange
 from sidecar.model.reason import Rejection
 from sidecar.model.snapshot import Snapshot
+from sidecar.model.tls import Handshake
 from sidecar.observe.base import SilentObserver
 from sidecar.observe.observer import Observer
 
@@ -29,6 +30,7 @@ class Fanout:
         self._message_rejected = _interested(everybody, "message_rejected")
         self._connection_opened = _interested(everybody, "connection_opened")
         self._connection_closed = _interested(everybody, "connection_closed")
+        self._handshake_finished = _interested(everybody, "handshake_finished")
         self._tunnel_started = _interested(everybody, "tunnel_started")
         self._config_applied = _interested(everybody, "config_applied")
         self._upstream_connected = _interested(everybody, "upstream_connected")
@@ -70,6 +72,10 @@ class Fanout:
     def connection_closed(self, listener: str) -> None:
         """See Observer."""
         self._tell(self._connection_closed, listener)
+
+    def handshake_finished(self, listener: str, result: Handshake) -> None:
+        """See Observer."""
+        self._tell(self._handshake_finished, listener, result)
 
     def tunnel_started(self, exchange: Exchange) -> None:
         """See Observer."""

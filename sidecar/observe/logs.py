@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, TextIO
 
 from sidecar.errors import UsageError
@@ -37,17 +38,46 @@ class Event(StrEnum):
     CONFIG_WARNING = "config_warning"
     CONFIG_SOURCE_LOST = "config_source_lost"
     CONFIG_SOURCE_BACK = "config_source_back"
+    EVENT_REFUSED = "event_refused"
+    """No Kubernetes Event can be written about a document."""
     LAST_GOOD_USED = "last_good_used"
     LAST_GOOD_FAILED = "last_good_failed"
     LISTENER_FAILED = "listener_failed"
     ENDPOINT_EJECTED = "endpoint_ejected"
+    ENDPOINT_UNHEALTHY = "endpoint_unhealthy"
     ENDPOINT_RESTORED = "endpoint_restored"
+    CIRCUIT_OPENED = "circuit_opened"
+    CIRCUIT_CLOSED = "circuit_closed"
     DNS_FAILED = "dns_failed"
+    SERVICE_FAILED = "service_failed"
+    SERVICE_RESTORED = "service_restored"
+    CERTIFICATE_LOADED = "certificate_loaded"
+    CERTIFICATE_FAILED = "certificate_failed"
+    HANDSHAKE_FAILED = "handshake_failed"
+    CERTIFICATE_AUTHORITY_MADE = "certificate_authority_made"
+    """The injector: a new authority for its own certificates is in its Secret."""
+    CA_BUNDLE_WRITTEN = "ca_bundle_written"
+    DEFAULTS_APPLIED = "defaults_applied"
+    DEFAULTS_REJECTED = "defaults_rejected"
+    POD_REFUSED = "pod_refused"
     SOCKETS_EXHAUSTED = "sockets_exhausted"
+    OVERLOADED = "overloaded"
+    """Memory or descriptors are short, and something is given up for it."""
+    OVERLOAD_OVER = "overload_over"
     RESOURCE_LIMIT = "resource_limit"
+    RESOURCE_RELIEVED = "resource_relieved"
+    LOOP_BLOCKED = "loop_blocked"
+    METRICS_EXPORT_FAILED = "metrics_export_failed"
+    METRICS_EXPORT_BACK = "metrics_export_back"
     LOG_LEVEL_CHANGED = "log_level_changed"
+    TRACING_WARNING = "tracing_warning"
+    """A variable or a library that tracing cannot do with; the sidecar serves."""
+    TRACE_EXPORT_FAILED = "trace_export_failed"
+    TRACE_EXPORT_BACK = "trace_export_back"
     DRAINING = "draining"
     DRAINED = "drained"
+    WORKER_STARTED = "worker_started"
+    WORKER_EXITED = "worker_exited"
     STOPPED = "stopped"
     TASK_FAILED = "task_failed"
     OBSERVER_FAILED = "observer_failed"
@@ -78,11 +108,14 @@ def is_console(log_format: str, stream: TextIO) -> bool:
     return log_format == "console" or (log_format == "auto" and stream.isatty())
 
 
-def setup(level: str = "info", log_format: str = "auto", stream: TextIO | None = None) -> Output:
+def setup(
+    level: str = "info", log_format: str = "auto", stream: TextIO | None = None, *, turn: int | None = None, worker: int | None = None
+) -> Output:
     """Send all logging to `stream` (stdout), libraries' from warnings on. Returns the output for the access log to share.
 
     The output is closed at the process's exit, or earlier by whoever calls this. UsageError: unknown level or format, or
-    a stream that is closed or has no file descriptor. A second call takes the place of the first and closes its output.
+    a stream that is closed or has no file descriptor. `turn`: see Output; `worker`: its number, a field of every line but the
+    access log's. A second call takes the place of the first and closes its output.
     """
     stream = sys.stdout if stream is None else stream
     if level not in LEVELS:
@@ -91,17 +124,25 @@ def setup(level: str = "info", log_format: str = "auto", stream: TextIO | None =
         raise UsageError(f"--log-format: {log_format!r} is not one of {', '.join(FORMATS)}")
     try:
         stream.flush()
-        output = Output(stream.fileno())
+        output = Output(stream.fileno(), turn=turn)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write the log: {error}") from error
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, LineHandler)]:
-        root.removeHandler(handler)
-        handler.close()
-    root.addHandler(LineHandler(output, console=is_console(log_format, stream)))
+    for old in [handler for handler in root.handlers if isinstance(handler, LineHandler)]:
+        root.removeHandler(old)
+        old.close()
+    handler = LineHandler(output, console=is_console(log_format, stream))
+    if worker is not None:
+        handler.addFilter(partial(_name_worker, worker))
+    root.addHandler(handler)
     root.setLevel(logging.WARNING)
     set_level(level)
     return output
+
+
+def _name_worker(worker: int, record: logging.LogRecord) -> bool:
+    record.fields = {"worker": worker, **getattr(record, "fields", {})}
+    return True
 
 
 class LineHandler(logging.Handler):

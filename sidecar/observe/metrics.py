@@ -11,9 +11,11 @@ from typing import Final
 
 from sidecar.model.exchange import Attempt, Exchange
 from sidecar.model.reason import Reason, Rejection
-from sidecar.model.snapshot import DEFAULT_BUCKETS, Snapshot
+from sidecar.model.snapshot import Snapshot
+from sidecar.model.telemetry import DEFAULT_BUCKETS
+from sidecar.model.tls import Handshake
 from sidecar.observe.base import SilentObserver, TrafficKey, response_seconds, status_of, traffic_key
-from sidecar.observe.series import Histogram, Table, add, pairs
+from sidecar.observe.series import Exemplar, Histogram, Table, add, pairs
 
 METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY")}
 OTHER: Final = "_OTHER"
@@ -61,7 +63,7 @@ class Trouble:
 class Door:
     """What is counted by listener."""
 
-    __slots__ = ("active", "connections", "connections_total", "labels", "rejected", "tunnels")
+    __slots__ = ("active", "connections", "connections_total", "handshakes", "labels", "rejected", "tunnels")
 
     def __init__(self, listener: str) -> None:
         self.labels = pairs(listener=listener)
@@ -70,6 +72,7 @@ class Door:
         self.connections = 0
         self.connections_total = 0
         self.rejected: dict[str, int] = {}
+        self.handshakes: dict[str, int] = {}
 
     def busy(self) -> bool:
         """Whether a gauge is not at zero."""
@@ -90,9 +93,13 @@ class Far:
 
 
 class Metrics(SilentObserver):
-    """The observer that counts. `clock` is monotonic seconds, for forgetting series of what is no longer configured."""
+    """The observer that counts.
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `clock` is monotonic seconds, for forgetting series of what is no longer configured; `wall` is Unix seconds, for exemplars.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
         self._bounds: tuple[float, ...] = DEFAULT_BUCKETS
         self._names: tuple[frozenset[str], frozenset[str], frozenset[str]] | None = None
         self._tunnels: set[Exchange] = set()
@@ -115,6 +122,8 @@ class Metrics(SilentObserver):
         seconds = response_seconds(attempt)
         if seconds is not None:
             far.responses.observe(seconds)
+            if exchange.trace is not None:
+                self._exemplify(far.responses, exchange, seconds, attempt.span_id)
         if attempt.clock is not None:
             add(self._trouble_of(exchange).timeouts, attempt.clock.value)
 
@@ -134,7 +143,10 @@ class Metrics(SilentObserver):
         if exchange.tunnel:
             self._tunnel_ended(exchange)
         else:
-            series.durations.observe(exchange.ended_at - exchange.started_at)
+            seconds = exchange.ended_at - exchange.started_at
+            series.durations.observe(seconds)
+            if exchange.trace is not None:
+                self._exemplify(series.durations, exchange, seconds)
         if len(exchange.attempts) > 1 or exchange.retries_skipped or exchange.clock is not None:
             self._count_trouble(exchange)
 
@@ -152,13 +164,20 @@ class Metrics(SilentObserver):
         """One client less."""
         self.doors[listener].connections -= 1
 
+    def handshake_finished(self, listener: str, result: Handshake) -> None:
+        """See Observer."""
+        add(self.doors[listener].handshakes, result.value)
+
     def tunnel_started(self, exchange: Exchange) -> None:
         """One more tunnel; counted off at the exchange's end."""
         self._tunnels.add(exchange)
         self.doors[exchange.listener.name].tunnels += 1
 
     def config_applied(self, snapshot: Snapshot) -> None:
-        """Forgets the series of what is gone; new bucket bounds start every histogram anew (a counter reset)."""
+        """Forgets the series of what is gone; new bucket bounds start every histogram anew (a counter reset).
+
+        Listeners have their series at once: a rate needs a zero to begin at.
+        """
         self._names = (
             frozenset(["", *(listener.name for listener in snapshot.listeners)]),
             frozenset(["", *(route.name for route in snapshot.routes)]),
@@ -168,6 +187,8 @@ class Metrics(SilentObserver):
             table.retain_known()
         if snapshot.telemetry.buckets != self._bounds:
             self._change_bounds(snapshot.telemetry.buckets)
+        for listener in snapshot.listeners:
+            self.doors[listener.name]
 
     def upstream_connected(self, upstream: str, result: str, seconds: float) -> None:
         """Counts the result; the histogram shows what a connection costs, so failures are not in it."""
@@ -180,6 +201,13 @@ class Metrics(SilentObserver):
         """Before rendering: forget late series whose time is over."""
         for table in (self.traffic, self.trouble, self.doors, self.far):
             table.sweep()
+
+    def _exemplify(self, histogram: Histogram, exchange: Exchange, seconds: float, attempt: int = 0) -> None:
+        """`attempt`: the span that the time is of; 0: the exchange's own."""
+        trace = exchange.trace
+        if trace is not None and trace.sampled:
+            span = f"{attempt:016x}" if attempt else trace.span_id
+            histogram.exemplify(Exemplar(trace.trace_id, span, seconds, self._wall()))
 
     def _count_trouble(self, exchange: Exchange) -> None:
         trouble = self._trouble_of(exchange)

@@ -7,10 +7,11 @@ from typing import Protocol
 from sidecar.model.exchange import Attempt, Exchange
 from sidecar.model.reason import Rejection
 from sidecar.model.snapshot import Snapshot
+from sidecar.model.tls import Handshake
 
 
 class Observer(Protocol):
-    """Implemented by metrics, access log, flight recorder and (later) tracing."""
+    """Implemented by metrics, access log, flight recorder and tracing."""
 
     def exchange_started(self, exchange: Exchange) -> None:
         """A request's head has been read and admitted."""
@@ -34,6 +35,10 @@ class Observer(Protocol):
 
     def connection_closed(self, listener: str) -> None:
         """A client's connection is gone."""
+        ...
+
+    def handshake_finished(self, listener: str, result: Handshake) -> None:
+        """A client's TLS handshake has ended; its connection, if it became one, is told of by `connection_opened`."""
         ...
 
     def tunnel_started(self, exchange: Exchange) -> None:

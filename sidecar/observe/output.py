@@ -5,11 +5,15 @@ started us (a shell, the application, `kubectl logs`' runtime), so setting it on
 /proc/self/fd/1 anew would give us a description of our own, but fails for sockets (ENXIO), for pipes that another user
 made (EACCES in many containers) and without /proc, and O_NONBLOCK does nothing for a file on a slow disk. A thread that
 may block costs one hand-over per batch, works for all of these, and a blocked write releases the GIL.
+
+Several processes that write to the same place take turns (`make_turn`): a pipe takes 4096 bytes at a time, more of one
+may have something of another in the middle.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import threading
@@ -20,6 +24,16 @@ LIMIT: Final = 1 << 20
 """Bytes that may wait for a slow reader."""
 POLL_MILLISECONDS: Final = 500
 LINE_FEED: Final = 0x0A
+_TORN: Final = b"\x01"
+_WHOLE: Final = b"\x00"
+
+
+def make_turn() -> int:
+    """A descriptor for `Output`'s `turn`: a file in memory, whose lock the kernel takes from a process that dies.
+
+    A process must not duplicate it: closing any descriptor of a file gives up the process's locks on it (POSIX).
+    """
+    return os.memfd_create("outrider-output", os.MFD_CLOEXEC)
 
 
 class Output:
@@ -28,11 +42,13 @@ class Output:
     A reader that is slow or gone costs lines, counted in `dropped`, never time. All methods may be called from any thread.
     """
 
-    def __init__(self, fd: int, *, limit: int = LIMIT) -> None:
+    def __init__(self, fd: int, *, limit: int = LIMIT, turn: int | None = None) -> None:
+        """`turn`: the same file in every process that writes to the same place; None: there is no other."""
         self.dropped = 0
         """Lines that were lost."""
         self._fd = os.dup(fd)
         self._limit = limit
+        self._turn = turn
         self._queue: deque[bytes] = deque()
         self._waiting = 0
         self._changed = threading.Condition()
@@ -75,7 +91,10 @@ class Output:
 
     def _run(self) -> None:
         while (lines := self._next()) is not None:
-            self._write_all(lines)
+            if self._turn is None:
+                self._write_all(lines)
+            else:
+                self._write_in_turn(self._turn, lines)
             with self._changed:
                 self._waiting -= len(lines)
 
@@ -86,6 +105,18 @@ class Output:
                     return None
                 self._changed.wait()
             return self._queue.popleft()
+
+    def _write_in_turn(self, turn: int, lines: bytes) -> None:
+        """As `_write_all`, alone. Whoever died in the middle of a line has left word of it."""
+        fcntl.lockf(turn, fcntl.LOCK_EX)
+        try:
+            self._torn = os.pread(turn, 1, 0) == _TORN
+            os.pwrite(turn, _TORN, 0)
+            self._write_all(lines)
+            if not self._torn:
+                os.pwrite(turn, _WHOLE, 0)
+        finally:
+            fcntl.lockf(turn, fcntl.LOCK_UN)
 
     def _write_all(self, lines: bytes) -> None:
         # A line that an error cut in half must not run into the next one.

@@ -1,7 +1,7 @@
-"""Recorder: the last failures and the slowest requests with every attempt, for `GET /recent`. Bounded, without secrets.
+"""Recorder: the last failures and the slowest requests with every attempt, for `GET /recent` and `GET /why`.
 
-What is kept is copied out of the Exchange at its end, and only of the interesting ones: holding on to an Exchange would
-keep its head (up to 32 KiB, credentials included) and its endpoints alive.
+Always on, bounded, without secrets. What is kept is copied out of the Exchange at its end, and only of the interesting
+ones: holding on to an Exchange would keep its head (up to 32 KiB, credentials included) and its endpoints alive.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from heapq import heappush, heapreplace
-from itertools import count
+from itertools import count, islice
 from typing import Any, Final, NamedTuple
 
 from sidecar.model.exchange import Attempt, Exchange
+from sidecar.model.reason import Clock
+from sidecar.model.snapshot import Snapshot
 from sidecar.observe.base import SilentObserver, TrafficKey, status_of, traffic_key
+from sidecar.observe.cited import Cited, Setting, Source
 from sidecar.observe.text import printable, shortened, utc
 
 FAILURES: Final = 256
@@ -25,6 +28,9 @@ MAX_ATTEMPTS: Final = 16
 MAX_PATH: Final = 512
 MAX_NAME: Final = 256
 MAX_DETAIL: Final = 1024
+DEADLINE: Final = b"x-request-timeout-ms"
+MAX_FOUND: Final = 16
+"""Records of one request id that are told: a caller may send the same id again and again."""
 
 
 class Try(NamedTuple):
@@ -32,6 +38,8 @@ class Try(NamedTuple):
 
     number: int
     endpoint: str
+    endpoint_state: str
+    """When the exchange ended."""
     phase: str
     reused: bool
     delay: float
@@ -66,14 +74,26 @@ class Record(NamedTuple):
     replays: int
     retries_skipped: str
     tunnel: str
+    trace_id: str
+    deadline: bytes
+    """What the caller's deadline header said, when the `request` clock fired."""
+    source: str
     revision: str
+    settings: tuple[Setting, ...]
     attempts: tuple[Try, ...]
 
 
 class Recorder(SilentObserver):
-    """Keeps the last 256 failed, retried or replayed exchanges and the 64 slowest of each window."""
+    """Keeps the last 256 failed, retried or replayed exchanges and the 64 slowest of each window.
 
-    def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
+    `active` is the configuration that serves now. `config_applied` comes while it is still the one before.
+    """
+
+    def __init__(self, *, active: Callable[[], Source | None] = lambda: None, wall: Callable[[], float] = time.time) -> None:
+        self._active = active
+        self._cited: Cited | None = None
+        self._cited_before: Cited | None = None
+        """Of the configuration before, which requests in flight at a reload still belong to."""
         self._wall = wall
         self._failures: deque[Record] = deque(maxlen=FAILURES)
         self._slow: list[tuple[float, int, Record]] = []
@@ -84,8 +104,16 @@ class Recorder(SilentObserver):
         """Durations up to this are not among the slowest."""
         self._numbers = count()
 
+    def config_applied(self, snapshot: Snapshot) -> None:
+        """Remembers the configuration that goes for what is in flight under it."""
+        source = self._active()
+        if source is not None and source.snapshot is not snapshot:
+            self._cited_before = self._citing(source.snapshot.revision)
+            self._cited = None
+
     def exchange_finished(self, exchange: Exchange) -> None:
         """Keeps what is worth keeping."""
+        record = None
         if (
             exchange.reason is not None
             or len(exchange.attempts) > 1
@@ -93,11 +121,12 @@ class Recorder(SilentObserver):
             or exchange.replays
             or exchange.retries_skipped
         ):
-            self._failures.append(self._record(exchange))
+            record = self._record(exchange)
+            self._failures.append(record)
         elif exchange.ended_at >= self._window_ends:
             self._turn_window(exchange.ended_at)
         if exchange.ended_at - exchange.started_at > self._floor and not exchange.tunnel:
-            self._keep_slow(exchange)
+            self._keep_slow(exchange, record)
 
     def recent(self) -> dict[str, Any]:
         """What `GET /recent` shows: `failures` newest first, `slowest` slowest first; times in milliseconds."""
@@ -107,8 +136,33 @@ class Recorder(SilentObserver):
             "slowest": [_document(record) for _, _, record in slowest],
         }
 
-    def _keep_slow(self, exchange: Exchange) -> None:
-        entry = (exchange.ended_at - exchange.started_at, next(self._numbers), self._record(exchange))
+    def find(self, request_id: str) -> list[dict[str, Any]]:
+        """What `GET /why` shows of this request, the newest first: one request may pass a sidecar twice, in and out."""
+        wanted = shortened(request_id.encode("utf-8", "replace"), MAX_NAME)
+        kept = [record for record in reversed(self._failures) if record.request_id == wanted]
+        slow = [record for _, _, record in (*self._slow, *self._slow_before) if record.request_id == wanted]
+        kept += [record for record in slow if record not in kept]
+        return [_document(record) for record in sorted(kept, key=lambda record: record.ended_wall, reverse=True)[:MAX_FOUND]]
+
+    def last(self, limit: int = 1) -> list[dict[str, Any]]:
+        """The newest failures, the newest first."""
+        return [_document(record) for record in islice(reversed(self._failures), limit)]
+
+    def _citing(self, revision: str) -> Cited | None:
+        """The settings of the configuration with this revision, None when it is too long ago."""
+        cited = self._cited
+        if cited is None or cited.source.snapshot.revision != revision:
+            source = self._active()
+            if source is not None and source.snapshot.revision == revision:
+                cited = self._cited = Cited(source)
+        for known in (cited, self._cited_before):
+            if known is not None and known.source.snapshot.revision == revision:
+                return known
+        return None
+
+    def _keep_slow(self, exchange: Exchange, record: Record | None) -> None:
+        """`record`: it has failed, too, and is told once."""
+        entry = (exchange.ended_at - exchange.started_at, next(self._numbers), record or self._record(exchange))
         if len(self._slow) < SLOWEST:
             heappush(self._slow, entry)
         else:
@@ -124,7 +178,8 @@ class Recorder(SilentObserver):
         self._window_ends = now + WINDOW_SECONDS
 
     def _record(self, exchange: Exchange) -> Record:
-        head, clock, reason = exchange.head, exchange.clock, exchange.reason
+        head, clock, reason, trace = exchange.head, exchange.clock, exchange.reason, exchange.trace
+        cited = self._citing(exchange.revision)
         return Record(
             request_id=shortened(exchange.request_id, MAX_NAME),
             names=traffic_key(exchange),
@@ -144,15 +199,25 @@ class Recorder(SilentObserver):
             replays=exchange.replays,
             retries_skipped=exchange.retries_skipped,
             tunnel=exchange.tunnel,
+            trace_id="" if trace is None else trace.trace_id,
+            deadline=_deadline(exchange) if clock is Clock.REQUEST else b"",
+            source="" if cited is None else cited.source.name,
             revision=exchange.revision,
+            settings=() if cited is None else cited.by(exchange),
             attempts=tuple(map(_try, exchange.attempts[-MAX_ATTEMPTS:])),
         )
 
 
+def _deadline(exchange: Exchange) -> bytes:
+    return next((shortened(value, MAX_NAME) for _, name, value in exchange.head.fields if name == DEADLINE), b"")
+
+
 def _try(attempt: Attempt) -> Try:
+    endpoint = attempt.endpoint
     return Try(
         attempt.number,
-        "" if attempt.endpoint is None else attempt.endpoint.label,
+        "" if endpoint is None else endpoint.label,
+        "" if endpoint is None else endpoint.state.value,
         attempt.phase.value,
         attempt.reused,
         attempt.delay,
@@ -189,7 +254,11 @@ def _document(record: Record) -> dict[str, Any]:
         "replays": record.replays,
         "retriesSkipped": record.retries_skipped or None,
         "tunnel": record.tunnel or None,
+        "traceId": record.trace_id or None,
+        "callerDeadlineMs": _text(record.deadline) or None,
+        "source": record.source or None,
         "revision": record.revision,
+        "settings": [{"path": one.path, "value": printable(one.value), "origin": one.origin} for one in record.settings],
         "attempts": [_try_document(attempt, record.started_at) for attempt in record.attempts],
     }
 
@@ -202,6 +271,7 @@ def _try_document(attempt: Try, since: float) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "endpoint": attempt.endpoint or None,
+        "endpointState": attempt.endpoint_state or None,
         "phase": attempt.phase,
         "reused": attempt.reused,
         "delayMs": _milliseconds(attempt.delay),

@@ -91,6 +91,27 @@ def parse_throttled(text: str) -> float | None:
     return None
 
 
+def parse_inactive_file(text: str) -> int:
+    """memory.stat: bytes of file pages that nobody has used lately, which the kernel drops before it kills anyone.
+
+    v1 has `total_inactive_file` for a cgroup and everything below it, v2 `inactive_file`.
+    """
+    found = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("total_inactive_file", "inactive_file") and value.strip().isdecimal():
+            found[name] = int(value)
+    return found.get("total_inactive_file", found.get("inactive_file", 0))
+
+
+def parse_cpu_limit(cpu_max: str, quota: str, period: str) -> float | None:
+    """CPUs: v2's `cpu.max` is `QUOTA PERIOD`, QUOTA maybe `max`; v1 has a file for each, quota -1 is no limit."""
+    words = cpu_max.split() if cpu_max else [quota.strip(), period.strip()]
+    if len(words) != 2 or not all(word.isdecimal() for word in words) or int(words[1]) == 0:
+        return None
+    return int(words[0]) / int(words[1])
+
+
 def parse_resident_pages(text: str) -> int:
     """/proc/self/statm: pages in memory."""
     fields = text.split()
@@ -106,3 +127,11 @@ def parse_network(text: str) -> dict[str, Traffic]:
         if separator and len(columns) >= 9 and columns[0].isdecimal() and columns[8].isdecimal():
             interfaces[name.strip()] = Traffic(int(columns[0]), int(columns[8]))
     return interfaces
+
+
+def parse_proportional(text: str) -> int | None:
+    """Bytes of /proc/self/smaps_rollup's `Pss`: pages that several processes share are divided among them."""
+    for line in text.splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return None

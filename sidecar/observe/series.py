@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from itertools import accumulate
 from typing import Final, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -20,13 +19,58 @@ LATE_SECONDS: Final = 300.0
 the reload): long enough for every scraper to see it, short enough not to live forever."""
 
 
+class Exemplar(NamedTuple):
+    """A sampled exchange that fell into a bucket. Ids in lower-case hexadecimal; `at`: Unix seconds."""
+
+    trace_id: str
+    span_id: str
+    value: float
+    at: float
+
+
+class Histogram:
+    """Counts by upper bound (inclusive). `bounds` ascending, in seconds."""
+
+    __slots__ = ("bounds", "counts", "exemplars", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        self.exemplars: dict[int, Exemplar] | None = None
+        """The last one of each bucket, by the bucket's number; made with the first one, since few series have any."""
+
+    def observe(self, value: float) -> None:
+        """Count `value`."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def copy(self) -> Histogram:
+        """As it is now, for whoever looks at it later or in another thread."""
+        made = Histogram(self.bounds)
+        made.counts, made.total = self.counts.copy(), self.total
+        made.exemplars = None if self.exemplars is None else self.exemplars.copy()
+        return made
+
+    def exemplify(self, exemplar: Exemplar) -> None:
+        """Show `exemplar` at the bucket of its value, which has been observed."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds, exemplar.value)] = exemplar
+
+
+Point = tuple[str, "float | Histogram"]
+"""One series now: its labels as the exposition formats write them (`a="1",b="2"`, "" for none), and its value."""
+
+
 class Family(NamedTuple):
-    """One metric: `samples` are blocks of finished exposition lines; a block is consistent in itself."""
+    """One metric, named without the prefix: plain values that can be rendered, exported or added up."""
 
     name: str
     kind: str
+    """`counter`, `gauge` or `histogram`."""
     help: str
-    samples: Iterable[str]
+    points: Iterable[Point]
 
 
 def escape(value: str) -> str:
@@ -39,39 +83,10 @@ def pairs(**labels: str) -> str:
     return ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
 
 
-def line(name: str, labels: str, value: float) -> str:
-    """One sample; `name` without the prefix."""
-    return f"{PREFIX}{name}{{{labels}}} {value}\n" if labels else f"{PREFIX}{name} {value}\n"
-
-
-def by_label(name: str, labels: str, label: str, counts: Mapping[str, float]) -> str:
-    """The samples of a series whose last label has several values."""
+def by_label(labels: str, label: str, counts: Mapping[str, float]) -> list[Point]:
+    """The points of a series whose last label has several values."""
     start = f"{labels}," if labels else ""
-    return "".join([line(name, f'{start}{label}="{escape(value)}"', count) for value, count in counts.items()])
-
-
-class Histogram:
-    """Counts by upper bound (inclusive). `bounds` ascending, in seconds."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count `value`."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def render(self, name: str, labels: str) -> str:
-        """Buckets, sum and count; `name` without the prefix."""
-        start = f"{PREFIX}{name}_bucket{{{labels},le=" if labels else f"{PREFIX}{name}_bucket{{le="
-        limits = [*map(repr, map(float, self.bounds)), "+Inf"]
-        running = list(accumulate(self.counts))
-        buckets = [f'{start}"{limit}"}} {count}\n' for limit, count in zip(limits, running, strict=True)]
-        return "".join(buckets) + line(f"{name}_sum", labels, self.total) + line(f"{name}_count", labels, running[-1])
+    return [(f'{start}{label}="{escape(value)}"', count) for value, count in counts.items()]
 
 
 def add(counts: dict[K, int], key: K, by: int = 1) -> None:

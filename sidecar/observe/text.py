@@ -18,14 +18,19 @@ class Key(Hashable, Sized, Protocol):
 
 K = TypeVar("K", bound=Key)
 
-HARMLESS: Final = bytes(c for c in range(0x20, 0x7F) if c not in b'"\\')
-"""Printable ASCII without the two characters that mean something inside a JSON string. A value is harmless when
-`value.translate(None, HARMLESS)` is empty: the quickest check there is, half the time of a regular expression."""
+_HARMFUL: Final = 1
+_MARKS: Final = bytes(not 0x20 <= c < 0x7F or c in b'"\\' for c in range(0x100))
+"""`_HARMFUL` for all but printable ASCII without the two characters that mean something inside a JSON string."""
+
+
+def harmless(value: bytes) -> bool:
+    """Whether `value` may stand in a JSON string as it is: to mark and to look costs half of what it does to delete what is good."""
+    return _HARMFUL not in value.translate(_MARKS)
 
 
 def escaped(value: bytes) -> bytes:
     """The inside of a JSON string, ASCII only; a byte that is not UTF-8 becomes a visible hexadecimal escape."""
-    if not value.translate(None, HARMLESS):
+    if harmless(value):
         return value
     # json with ensure_ascii also escapes DEL, C1 controls and line separators, which orjson and msgspec leave as they are.
     return json.dumps(value.decode("utf-8", "backslashreplace"))[1:-1].encode()

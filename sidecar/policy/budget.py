@@ -9,45 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.model.snapshot import RetryBudget
+from sidecar.policy.window import Window
 
-_BUCKETS: Final = 20
 _SLACK: Final = 1e-9
-
-
-class _Window:
-    """Events of the last `seconds`, counted in a ring of buckets."""
-
-    __slots__ = ("_counts", "_per_second", "_slot", "total")
-
-    def __init__(self, seconds: float, *, longer: bool) -> None:
-        """A ring cannot end between two buckets: `longer` says whether it counts up to one more or one less."""
-        self._per_second = (_BUCKETS - longer) / seconds
-        self._counts = [0] * _BUCKETS
-        self._slot = 0
-        self.total = 0
-
-    def move(self, now: float) -> None:
-        """Forget what is older than the window."""
-        slot = int(now * self._per_second)
-        ahead = slot - self._slot
-        if ahead <= 0:
-            return
-        if ahead >= _BUCKETS or not self.total:
-            if self.total:
-                self._counts = [0] * _BUCKETS
-                self.total = 0
-        else:
-            counts = self._counts
-            for old in range(self._slot + 1, slot + 1):
-                self.total -= counts[old % _BUCKETS]
-                counts[old % _BUCKETS] = 0
-        self._slot = slot
-
-    def add(self, now: float) -> None:
-        """Count one event."""
-        self.move(now)
-        self._counts[self._slot % _BUCKETS] += 1
-        self.total += 1
 
 
 class RetryBudgetMeter:
@@ -62,9 +26,9 @@ class RetryBudgetMeter:
     def __init__(self, policy: RetryBudget) -> None:
         self._fraction = policy.percent / 100
         self._min_retries = policy.min_retries
-        self._requests = _Window(policy.interval, longer=False)
-        self._by_percent = _Window(policy.interval, longer=True)
-        self._by_rate = _Window(policy.min_interval, longer=True)
+        self._requests = Window(policy.interval, longer=False)
+        self._by_percent = Window(policy.interval, longer=True)
+        self._by_rate = Window(policy.min_interval, longer=True)
 
     def request(self, now: float) -> None:
         """A request (not a retry) goes to the upstream."""

@@ -12,6 +12,8 @@ from sidecar.model.reason import Clock
 from sidecar.model.snapshot import Timeouts
 
 NEVER: Final = float("inf")
+_RESPONSE_HEADER: Final = Clock.RESPONSE_HEADER
+_STREAM_IDLE: Final = Clock.STREAM_IDLE
 
 
 class Deadlines:
@@ -25,12 +27,12 @@ class Deadlines:
         self.request_at = NEVER
         self.attempt_at = NEVER
         self.phase_at = NEVER
-        self.phase_clock = Clock.RESPONSE_HEADER
+        self.phase_clock = _RESPONSE_HEADER
         self.body_at = NEVER
         """The client's next body bytes are due (bodyIdleTimeout)."""
         self.idle = 0.0
         """Seconds without a byte in either direction; 0.0 = off."""
-        self.idle_clock = Clock.STREAM_IDLE
+        self.idle_clock = _STREAM_IDLE
         self.moved_at = 0.0
         """When a byte last moved."""
 

@@ -9,7 +9,6 @@ replay for idempotent requests outside `attempts`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC
 from typing import Final, NamedTuple
 
 from sidecar.errors import ProxyError, RefusedStream
@@ -159,21 +158,3 @@ def backoff(policy: RetryPolicy, n: int, random: Callable[[], float]) -> float:
     base = policy.backoff
     spread = min(base * 2.0 ** min(n, 64), policy.max_backoff) - base
     return base + random() * spread if spread > 0 else base
-
-
-def retry_after(value: bytes, now_wall: float) -> float | None:
-    """Seconds that `Retry-After` asks for (RFC 9110 section 10.2.3): a number of seconds or a date; None when neither.
-
-    `now_wall` is seconds since the epoch. A date that has passed is 0.0.
-    """
-    if value.isdigit():
-        return float(value)
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - 0.4 MB for something rare
-
-    try:
-        when = parsedate_to_datetime(value.decode("ascii"))
-    except ValueError:
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)  # asctime has no zone; every HTTP-date is UTC
-    return max(0.0, when.timestamp() - now_wall)

@@ -14,13 +14,16 @@ X_FORWARDED_FOR: Final = b"X-Forwarded-For"
 X_FORWARDED_PROTO: Final = b"X-Forwarded-Proto"
 X_FORWARDED_HOST: Final = b"X-Forwarded-Host"
 X_REAL_IP: Final = b"X-Real-IP"
+X_FORWARDED_CLIENT_CERT: Final = b"X-Forwarded-Client-Cert"
 
+_CLIENT_CERT: Final = b"x-forwarded-client-cert"
 _WRITTEN: Final = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip"))
+_WRITTEN_WITH_CERT: Final = _WRITTEN | {_CLIENT_CERT}
 # Their relatives, which servers behind us believe as readily.
 _RELATIVES: Final = frozenset(
     (
         b"forwarded",
-        b"x-forwarded-client-cert",
+        _CLIENT_CERT,
         b"x-forwarded-port",
         b"x-forwarded-prefix",
         b"x-forwarded-protocol",
@@ -92,17 +95,20 @@ class PeerRules:
     `taken`: lower names to take out of a request (`own` of `hop_by_hop.sift`) before `apply`.
     """
 
-    __slots__ = ("_mode", "_scheme", "_trusted", "believed", "taken")
+    __slots__ = ("_appends", "_mode", "_scheme", "_trusted", "believed", "taken")
 
-    def __init__(self, mode: Forwarded, trusted: tuple[Network, ...] | None, scheme: bytes, *, is_believed: bool) -> None:
+    def __init__(self, mode: Forwarded, trusted: tuple[Network, ...] | None, scheme: bytes, *, is_believed: bool, certified: bool) -> None:
         self._mode = mode
         self._trusted = trusted
         self._scheme = scheme
         self.believed = is_believed
+        self._appends = mode is Forwarded.APPEND and is_believed
         if mode is Forwarded.PRESERVE:
             self.taken = _NOTHING
+        elif self._appends:
+            self.taken = _WRITTEN_WITH_CERT if certified else _WRITTEN
         else:
-            self.taken = _WRITTEN if mode is Forwarded.APPEND and is_believed else _REMOVED
+            self.taken = _REMOVED
 
     def apply(self, found: dict[bytes, bytes], client: bytes, host: bytes) -> list[tuple[bytes, bytes]]:
         """The (name, value) lines to write. `found` is what was taken, `client` the peer's address, `host` the request's."""
@@ -111,7 +117,7 @@ class PeerRules:
             return []
         if client == b"unix":
             client = b""  # no address: RFC 7239 section 6.2 calls it unknown
-        if found and self.taken is _WRITTEN:
+        if found and self._appends:
             return self._append(found, client, host)
         lines = [(X_FORWARDED_FOR, client or b"unknown"), (X_FORWARDED_PROTO, self._scheme)]
         if host:
@@ -119,6 +125,17 @@ class PeerRules:
         if client:
             lines.append((X_REAL_IP, client))
         return lines
+
+    def client_certificate(self, found: dict[bytes, bytes], element: bytes) -> bytes:
+        """The value of X-Forwarded-Client-Cert for a client that showed the certificate of `element`; b"": none is written.
+
+        Where a listener asks for certificates nobody gets past that by writing the field without showing one.
+        """
+        mode = self._mode
+        if mode is Forwarded.PRESERVE or mode is Forwarded.OFF:
+            return b""
+        before = found.get(_CLIENT_CERT, b"") if self._appends else b""
+        return before + b"," + element if before else element
 
     def _append(self, found: dict[bytes, bytes], client: bytes, host: bytes) -> list[tuple[bytes, bytes]]:
         chain = found.get(b"x-forwarded-for", b"").strip(b", \t")
@@ -134,14 +151,17 @@ class PeerRules:
 
 
 class ForwardedPolicy:
-    """`forwarded` and `trustedProxies` of one listener, compiled. `scheme` is what its clients speak: http or https."""
+    """`forwarded` and `trustedProxies` of one listener, compiled. `scheme` is what a client speaks: http or https.
+
+    `certified`: the listener asks clients for certificates, so that what they say about one is worth nothing.
+    """
 
     __slots__ = ("_believed", "_others", "_trusted")
 
-    def __init__(self, mode: Forwarded, trusted: tuple[Network, ...] | None, scheme: bytes = b"http") -> None:
+    def __init__(self, mode: Forwarded, trusted: tuple[Network, ...] | None, scheme: bytes = b"http", *, certified: bool = False) -> None:
         self._trusted = trusted
-        self._believed = PeerRules(mode, trusted, scheme, is_believed=True)
-        self._others = PeerRules(mode, trusted, scheme, is_believed=False)
+        self._believed = PeerRules(mode, trusted, scheme, is_believed=True, certified=certified)
+        self._others = PeerRules(mode, trusted, scheme, is_believed=False, certified=certified)
 
     def for_peer(self, peer: Address | None) -> PeerRules:
         """The rules for a connection's peer (None: a unix socket's). Ask once per connection."""

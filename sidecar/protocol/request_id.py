@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+_VARIANT: Final = 0x8000_0000_0000_0000
 _is_valid: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}").fullmatch
 
 
@@ -23,6 +24,6 @@ def maker(getrandbits: Callable[[int], int]) -> Callable[[], bytes]:
     prefix = b"%08x-%04x-4%03x-" % (getrandbits(32), getrandbits(16), getrandbits(12))
 
     def new() -> bytes:
-        return b"%b%04x-%012x" % (prefix, 0x8000 | getrandbits(14), getrandbits(48))
+        return prefix + (_VARIANT | getrandbits(62)).to_bytes(8, "big").hex("-", 6).encode()
 
     return new

@@ -26,9 +26,17 @@ def admit(connection: ServerConnection, head: RequestHead, plan: ListenerPlan, r
     """Everything that an exchange starts with: who asks, which id it has, which fields stages will ask for."""
     exchange = Exchange(plan.listener, head, connection.peer, monotonic())
     exchange.revision = revision
-    peer = plan.peer(connection.peer)
+    peer = (plan.secure if connection.secure else plan.plain).of(connection.peer)
+    if connection.identity is not None:
+        exchange.identity = connection.identity.name
     exchange.peer_trusted = trusted = peer.believed
-    fields, known = sift(head.fields, head.connection_tokens, peer.taken)
+    tracer = plan.tracer
+    if tracer is None or tracer.excludes(head):
+        fields, known = sift(head.fields, head.connection_tokens, peer.taken)
+    else:
+        fields, known = sift(head.fields, head.connection_tokens, peer.traced)
+        exchange.trace = tracer.begin(known, believed=trusted)
+        exchange.secured = connection.secured
     given = known.get(b"x-request-id")
     exchange.request_id = given if given is not None and trusted and valid(given) else new_id()
     return Flight(exchange, connection, plan, peer, fields, known)

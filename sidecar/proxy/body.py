@@ -77,7 +77,7 @@ class OutgoingBody(BulkBody):
     def awaited(self) -> bool:
         """We wait for bytes of the client: it is not the upstream that stands still."""
         connection = self._source.connection
-        return connection.waiter is not None or (connection.sink is not None and connection.reading)
+        return connection.waiter is not None or (connection.sink is not None and connection.sink.awaiting)
 
     def ready(self) -> bool:
         """Whether `read` would not wait."""
@@ -132,6 +132,10 @@ class OutgoingBody(BulkBody):
         """The next `read` starts at the first byte again. Only while `replayable`."""
         self._replay = list(self._pieces)
 
+    def whole(self) -> list[bytes] | None:
+        """All of the body, when it has come and is still here."""
+        return self._pieces if self._keeping and self._source.done else None
+
     def forget(self) -> None:
         """No replay is possible, or none will be needed: give the memory back."""
         self._store.size -= self._kept
@@ -140,8 +144,8 @@ class OutgoingBody(BulkBody):
         self._keeping = False
 
     def bulk_left(self) -> int:
-        """See BulkBody. Nothing is handed over that might have to be replayed."""
-        if self._keeping or self._replay or self._source.limit:
+        """See BulkBody. Nothing is handed over that might have to be replayed; a known length has been compared with the limit before."""
+        if self._keeping or self._replay:
             return 0
         return self._source.bulk_left()
 

@@ -13,17 +13,21 @@ from typing import Final
 from sidecar.errors import PeerGone, ProxyError, StaleConnection, UpstreamError
 from sidecar.model.endpoint import Endpoint
 from sidecar.model.exchange import Attempt
+from sidecar.model.reason import Reason
 from sidecar.model.snapshot import Balancing
 from sidecar.observe.observer import Observer
 from sidecar.policy.balancer import hash_key
 from sidecar.policy.deadline import NEVER
 from sidecar.policy.deadline_header import NAME, render_timeout
-from sidecar.policy.retry import NO, STALE, RetryState, Verdict, affordable, backoff, idempotent, retry_after
+from sidecar.policy.retry import NO, STALE, RetryState, Verdict, affordable, backoff, idempotent
+from sidecar.protocol.retry_after import retry_after
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.respond import interim
 from sidecar.proxy.tunnel import connect
+from sidecar.upstream.health import judged
 from sidecar.upstream.transport import InboundResponse
 
+_CONSISTENT_HASH: Final = Balancing.CONSISTENT_HASH
 RETRY_AFTER_MAX: Final = 10.0
 """Seconds that `Retry-After` may make us wait when no `request` clock says how much time there is."""
 
@@ -33,15 +37,16 @@ async def dispatch(flight: Flight, observer: Observer) -> InboundResponse:
     attempt = begin_attempt(flight)
     assert flight.upstream is not None
     flight.upstream.budget.request(attempt.started_at)
+    outcome: InboundResponse | BaseException
     try:
-        response = await send(flight, attempt, ())
+        outcome = response = await send(flight, attempt, ())
+        attempt.status = response.head.status
+        policy = flight.exchange.route.retry if flight.exchange.route is not None else None
+        if policy is None or response.head.status not in policy.codes:
+            return response
     except (asyncio.CancelledError, ProxyError, PeerGone) as error:
-        return await Retries(flight, observer).go_on(attempt, error)
-    attempt.status = response.head.status
-    policy = flight.exchange.route.retry if flight.exchange.route is not None else None
-    if policy is None or response.head.status not in policy.codes:
-        return response
-    return await Retries(flight, observer).go_on(attempt, response)
+        outcome = error
+    return await Retries(flight, observer).go_on(attempt, outcome)
 
 
 def begin_attempt(flight: Flight, delay: float = 0.0) -> Attempt:
@@ -63,9 +68,12 @@ def send(flight: Flight, attempt: Attempt, tried: Collection[Endpoint]) -> Await
     deadlines.attempt_at = now + seconds if seconds else NEVER
     if deadlines.request_at < NEVER:
         request.attempt_own = [(NAME, render_timeout(deadlines.request_at - now))]
-    balancer = upstream.config.load_balancer
     exchange = flight.exchange
-    key = hash_key(balancer, exchange.head, exchange.client) if balancer.policy is Balancing.CONSISTENT_HASH else b""
+    if exchange.trace is not None:
+        mine = exchange.trace.outgoing(attempt, request.target)
+        request.attempt_own = mine + request.attempt_own if deadlines.request_at < NEVER else mine
+    balancer = upstream.config.load_balancer
+    key = hash_key(balancer, exchange.head, exchange.client) if balancer.policy is _CONSISTENT_HASH else b""
     attempt.endpoint = endpoint = upstream.pick(now, key, tried)
     if request.method == b"CONNECT":
         return connect(upstream.transport, endpoint, attempt, deadlines)
@@ -133,6 +141,13 @@ class Retries:
         exchange = self.flight.exchange
         return len(exchange.attempts) - exchange.replays
 
+    def _untried(self) -> bool:
+        """Whether there is an endpoint that no attempt has been made at."""
+        upstream = self.flight.upstream
+        assert upstream is not None
+        tried = [attempt.endpoint for attempt in self.flight.exchange.attempts]
+        return any(endpoint not in tried for endpoint in upstream.endpoints)
+
     def _on_error(self, error: ProxyError) -> Verdict:
         flight = self.flight
         exchange = flight.exchange
@@ -144,6 +159,8 @@ class Retries:
                 exchange.replays += 1
                 self._delay = 0.0
                 return verdict
+        if error.reason is Reason.TLS_CERTIFICATE_ERROR and not self._untried():  # the same certificate would be refused again
+            return NO
         verdict = self._rules.on_error(error, tries=self._tries(), body_replayable=replayable, response_started=flight.started)
         return self._afford(verdict, self._backoff())
 
@@ -201,4 +218,7 @@ def end_attempt(flight: Flight, attempt: Attempt, outcome: str, *, failed: bool)
     if endpoint is None:
         return
     assert flight.upstream is not None
-    flight.upstream.finished(endpoint, (attempt.headers_at or now) - attempt.started_at, now, failed)
+    upstream = flight.upstream
+    upstream.finished(endpoint, (attempt.headers_at or now) - attempt.started_at, now, failed)
+    if upstream.health is not None:
+        upstream.health.learn(endpoint, now, judged(attempt, failed=failed))

@@ -347,6 +347,7 @@ def _filters(route: Route, prefix: bytes, head: RequestHead) -> list[Json]:
         rows.append({"type": "URLRewrite", "does": f"target {_text(head.path)} -> {_text(after)}"})
     if filters.redirect is not None:
         rows.append({"type": "RequestRedirect", "does": f"answers {filters.redirect.status}, nothing is sent"})
+    rows += [{"type": "RequestMirror", "does": f"copies {one.share:.4g} of the requests to {one.name}"} for one in filters.mirrors]
     return rows + [{"type": "ResponseHeaderModifier", "does": does} for one in filters.response_headers for does in _changes(one)]
 
 

@@ -144,6 +144,8 @@ def _balancing(upstream: Upstream) -> str:
 
 
 def _configured(upstream: Upstream) -> list[Json]:
+    if upstream.service is not None:
+        return [{"address": str(upstream.service), "state": None, "weight": 1, "inFlight": None}]
     if upstream.dns is not None:
         return [{"address": f"dns:{upstream.dns.host}:{upstream.dns.port}", "state": None, "weight": 1, "inFlight": None}]
     return [

@@ -13,7 +13,7 @@ from sidecar.policy.deadline import Deadlines
 from sidecar.policy.router import Rule
 from sidecar.proxy.body import OutgoingBody
 from sidecar.proxy.plan import ListenerPlan, PeerPlan, RoutePlan
-from sidecar.upstream.runtime import UpstreamRuntime
+from sidecar.upstream.base import UpstreamRuntime
 
 _NO_TIMEOUTS = Timeouts()
 _ATTEMPT_CLOCKS = {
@@ -34,7 +34,9 @@ class Flight:
         "chunked",
         "committed",
         "connection",
+        "cut_by",
         "deadlines",
+        "delivered",
         "exchange",
         "fields",
         "fired",
@@ -70,6 +72,7 @@ class Flight:
         self.deadlines = Deadlines(_NO_TIMEOUTS)
         self.task = connection.task
         self.fired: Clock | None = None
+        self.cut_by: ProxyError | None = None
         self.rule: Rule[RoutePlan] | None = None
         self.upstream: UpstreamRuntime | None = None
         self.request: OutboundRequest | None = None
@@ -80,6 +83,8 @@ class Flight:
         """The final response's head has gone to the client: an error can only cut the connection."""
         self.chunked = False
         """The response's body goes to the client in chunks."""
+        self.delivered = False
+        """All of a response of known length has been handed to the client's socket, and the upstream has not said yet that it is all."""
         self.nominated: tuple[bytes, ...] = ()
         """Names in the response's `Connection`, which its trailers lose too."""
         self.keep_alive = exchange.head.keep_alive
@@ -90,6 +95,12 @@ class Flight:
             self.fired = clock
             self.task.cancel()
 
+    def cut(self, error: ProxyError) -> None:
+        """The process cannot afford this exchange any longer: it ends with `error`."""
+        if self.fired is None and self.cut_by is None:
+            self.cut_by = error
+            self.task.cancel()
+
     def interruption(self) -> ProxyError | PeerGone | None:
         """Why our task has been cancelled, in terms of HTTP; None when it really is to stop.
 
@@ -98,11 +109,13 @@ class Flight:
         clock = self.fired
         if self.connection.gone:
             error: ProxyError | PeerGone = PeerGone("the client closed its connection")
+        elif self.cut_by is not None:
+            error = self.cut_by
         elif clock is not None:
             error = self._timed_out(clock)
         else:
             return None
-        self.fired = None
+        self.fired = self.cut_by = None
         while self.task.uncancel():
             pass
         return error

@@ -8,6 +8,7 @@ from sidecar.model.head import Field
 from sidecar.model.outbound import OutboundRequest
 from sidecar.policy.filters import modify, redirect_location, rewrite_target
 from sidecar.protocol import max_forwards, via
+from sidecar.protocol.forwarded import X_FORWARDED_CLIENT_CERT
 from sidecar.protocol.hop_by_hop import accepts_trailers
 from sidecar.protocol.target import split_authority
 from sidecar.protocol.upgrade import forwardable
@@ -27,7 +28,7 @@ def redirect(flight: Flight) -> Reply | None:
     filter_ = rule.route.filters.redirect
     head = flight.exchange.head
     host, port = split_authority(head.host, 0)
-    scheme = head.scheme.decode() or "http"
+    scheme = head.scheme.decode() or ("https" if flight.connection.secure else "http")
     location = redirect_location(filter_, scheme, host, port or None, head.path, rule.prefix)
     return Reply(filter_.status, [(b"Location", location), (b"x-request-id", flight.exchange.request_id)])
 
@@ -40,12 +41,15 @@ def prepare(flight: Flight, store: Kept) -> OutboundRequest:
     rule = flight.rule
     if not head.host:
         fields = _with_host(fields, _fallback_host(flight))
-    if rule is not None and rule.route.filters:
+    if rule is not None and rule.payload.filtered:
         fields, target = _filtered(flight, fields)
     if head.method == b"OPTIONS" and (left := max_forwards.received(head.method, fields)) is not None:
         fields = max_forwards.decremented(fields, left)
     known = flight.known
     own = flight.peer.forwarding(known, exchange.client, head.host)
+    identity = flight.connection.identity
+    if identity is not None and (value := flight.peer.client_certificate(known, identity.element)):
+        own.append((X_FORWARDED_CLIENT_CERT, value))
     own.append((b"Via", via.append(known.get(b"via"), head.minor)))
     own.append((b"x-request-id", exchange.request_id))
     flight.body = body = _body(flight, store)

@@ -43,6 +43,7 @@ async def relay(flight: Flight, parts: list[bytes], body: BodySource) -> None:
             await flight.connection.drain()
         if complete:
             return
+        flight.delivered = flight.exchange.bytes_out == body.length
         parts = []
         if isinstance(body, Body) and not flight.chunked and not body.ready() and body.bulk_left() > BULK_MIN:
             await relay_bulk(body, flight.connection, lambda moved: _moved(flight, moved))

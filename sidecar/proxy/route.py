@@ -14,10 +14,13 @@ from sidecar.protocol.target import split_authority
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.plan import Plan
 from sidecar.proxy.states import move
-from sidecar.upstream.runtime import UpstreamRuntime
+from sidecar.upstream.base import UpstreamRuntime
 
 _CONNECT_PATH: Final = b"/"
 _DEFAULT_PORT: Final = 80
+_ROUTED: Final = State.ROUTED
+_COLON: Final = 0x3A
+"""As a number: looking for b":" in bytes raises and catches an error inside the interpreter first."""
 
 
 class Upstreams(Protocol):
@@ -35,10 +38,10 @@ def find_upstream(flight: Flight) -> bool:
     """
     head = flight.exchange.head
     host = head.host
-    if b":" in host:
+    if _COLON in host:
         host = split_authority(host, 0)[0]
     rule = flight.plan.router.match(host, head.path or _CONNECT_PATH, head.method, head.fields)
-    move(flight.exchange, State.ROUTED)
+    move(flight.exchange, _ROUTED)
     if rule is not None:
         flight.rule = rule
         flight.exchange.route = rule.route

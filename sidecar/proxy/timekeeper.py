@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from sidecar.model.reason import Clock
@@ -27,10 +27,12 @@ class Timed(Protocol):
 class Timekeeper:
     """Sweeps while there is something to sweep. Tunnels, which are many and slow, are looked at only when one is due."""
 
-    __slots__ = ("_loop", "_timer", "_tunnel_timer", "running", "tunnels")
+    __slots__ = ("_loop", "_stir", "_timer", "_tunnel_timer", "running", "tunnels")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, stir: Callable[[], None] | None = None) -> None:
+        """`stir` is called when an exchange begins after a while without any."""
         self._loop = loop
+        self._stir = stir
         self.running: dict[Timed, None] = {}
         self.tunnels: dict[Timed, None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -48,6 +50,8 @@ class Timekeeper:
         self.running[timed] = None
         if self._timer is None:
             self._timer = self._loop.call_later(TICK, self._sweep)
+            if self._stir is not None:
+                self._stir()
 
     def leave(self, timed: Timed) -> None:
         """`timed` is over."""

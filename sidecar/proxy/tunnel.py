@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 from sidecar.errors import PeerGone
 from sidecar.model.endpoint import Endpoint
-from sidecar.model.exchange import Attempt
+from sidecar.model.exchange import Attempt, Exchange
 from sidecar.model.head import Field, ResponseHead
 from sidecar.model.stream import BodySource, ByteStream
 from sidecar.policy.deadline import Deadlines
+from sidecar.protocol.websocket import MessageCounter
 from sidecar.tasks import cancel_and_wait, create_task
 from sidecar.upstream.transport import Transport
 
@@ -59,7 +61,37 @@ async def connect(transport: Transport, endpoint: Endpoint, attempt: Attempt, de
     return Connected(await transport.connect(endpoint, attempt, deadlines))
 
 
-async def tunnel(client: ByteStream, upstream: ByteStream, sent: Callable[[int], None], received: Callable[[int], None]) -> None:
+class Meter:
+    """Keeps an exchange's record of its tunnel up to date, and `tunnelIdle` from firing while bytes move.
+
+    Messages of a WebSocket are counted where spans are recorded: it costs 1 µs for each.
+    """
+
+    __slots__ = ("_deadlines", "_exchange", "_from_client", "_to_client")
+
+    def __init__(self, exchange: Exchange, deadlines: Deadlines) -> None:
+        self._exchange = exchange
+        self._deadlines = deadlines
+        counted = exchange.tunnel == "websocket" and exchange.trace is not None and exchange.trace.sampled
+        self._from_client = MessageCounter() if counted else None
+        self._to_client = MessageCounter() if counted else None
+
+    def sent(self, data: bytes) -> None:
+        """These bytes went to the upstream."""
+        self._exchange.bytes_in += len(data)
+        self._deadlines.moved_at = monotonic()
+        if self._from_client is not None:
+            self._exchange.messages_in += self._from_client.feed(data)
+
+    def received(self, data: bytes) -> None:
+        """These bytes went to the client."""
+        self._exchange.bytes_out += len(data)
+        self._deadlines.moved_at = monotonic()
+        if self._to_client is not None:
+            self._exchange.messages_out += self._to_client.feed(data)
+
+
+async def tunnel(client: ByteStream, upstream: ByteStream, sent: Callable[[bytes], None], received: Callable[[bytes], None]) -> None:
     """Carry bytes until both sides have sent FIN; each direction ends by itself (half-close is kept).
 
     `sent` hears of bytes to the upstream, `received` of bytes to the client. Raises PeerGone when a side vanishes;
@@ -84,10 +116,10 @@ async def tunnel(client: ByteStream, upstream: ByteStream, sent: Callable[[int],
     upstream.close()
 
 
-async def _carry(source: ByteStream, destination: ByteStream, moved: Callable[[int], None]) -> PeerGone | None:
+async def _carry(source: ByteStream, destination: ByteStream, moved: Callable[[bytes], None]) -> PeerGone | None:
     try:
         while data := await source.read():
-            moved(len(data))
+            moved(data)
             await destination.write(data)
         destination.write_eof()
     except PeerGone as error:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
+
+from msgspec import Struct
 
 from sidecar.model.snapshot import Lifecycle as Timing
 from sidecar.model.snapshot import Mode
 from sidecar.observe.logs import Event, event
-from sidecar.server.listeners import Listeners
 from sidecar.tasks import cancel_and_wait, create_task
 
 _POLL_SECONDS: Final = 0.02
 """How often a drain looks for exchanges. Looking costs the hot path nothing; being told by each of them would."""
+_LONGER: Final = 0.5
+"""The share of drainTimeout for which Reverse listeners may accept beyond drainDelay; exchanges have the rest at least."""
 _STUCK_SECONDS: Final = 10.0
 """`/livez` fails when the event loop has not come round for this long."""
 
@@ -31,8 +33,7 @@ class Stage(StrEnum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One condition of a probe; `detail` says why it does not hold."""
 
     name: str
@@ -40,10 +41,38 @@ class Check:
     detail: str = ""
 
 
+class Drainable(Protocol):
+    """The listeners, as a drain sees them (server/listeners.py; those of several processes: workers/fleet.py)."""
+
+    def has(self, modes: Sequence[Mode] = ...) -> bool:
+        """Whether a listener of these modes accepts, or has connections."""
+        ...
+
+    def say_close(self, modes: Sequence[Mode]) -> None:
+        """Responses say `Connection: close` from now on, and reloads bind nothing."""
+        ...
+
+    def in_flight(self, modes: Sequence[Mode] = ...) -> int:
+        """Exchanges and tunnels that run."""
+        ...
+
+    def last_opened(self, modes: Sequence[Mode]) -> float:
+        """When the last connection came since `say_close` (the loop's time); -inf: none did."""
+        ...
+
+    def stalled(self) -> list[str]:
+        """Names of listeners whose clients wait to be accepted because something is short."""
+        ...
+
+    async def close(self, modes: Sequence[Mode], deadline: float, now: asyncio.Event) -> int:
+        """Stop accepting, let what runs finish until `deadline` or `now`, cut the rest; returns how many were cut."""
+        ...
+
+
 class Lifecycle:
     """Decides when what closes. The composition root says what has happened; probes and admin ask."""
 
-    def __init__(self, listeners: Listeners, timing: Callable[[], Timing], heartbeat_age: Callable[[], float]) -> None:
+    def __init__(self, listeners: Drainable, timing: Callable[[], Timing], heartbeat_age: Callable[[], float]) -> None:
         """`timing`: the active document's `lifecycle`, asked when a drain begins. `heartbeat_age`: the event loop's, seconds."""
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -88,10 +117,12 @@ class Lifecycle:
         return [Check("listening", self.listening, "the first look for a document has not ended")]
 
     def readiness(self) -> list[Check]:
-        """`/readyz`: never an upstream's health."""
+        """`/readyz`: never an upstream's health, and not whether requests are shed: that is answered, and others would get the load."""
+        stalled = ", ".join(self._listeners.stalled())
         return [
             Check("config", self.configured, "no valid document yet"),
             Check("not-draining", not self.draining, f"the sidecar is {self.stage.value}"),
+            Check("accepting", not stalled, f"short of memory or file descriptors: clients wait to be accepted ({stalled})"),
         ]
 
     def liveness(self) -> list[Check]:
@@ -125,12 +156,25 @@ class Lifecycle:
         """Close the Reverse listeners; the number of connections cut."""
         timing = self._timing()
         event(Event.DRAINING, "not ready any more", drain_delay_s=timing.drain_delay, drain_timeout_s=timing.drain_timeout)
+        begun = self._loop.time()
         if self._listeners.has():
-            await _pause(self._hurry, timing.drain_delay)
-        self._deadline = self._loop.time() + timing.drain_timeout
+            await self._until_nobody_comes(timing, begun)
+        self._deadline = min(self._loop.time(), begun + timing.drain_delay) + timing.drain_timeout
         cut = await self._listeners.close((Mode.REVERSE,), self._deadline, self._now)
         self.stage = Stage.DRAINED
         return cut
+
+    async def _until_nobody_comes(self, timing: Timing, begun: float) -> None:
+        """Accept until drainDelay has passed without a new connection: not everybody has heard of the drain before (decision 0021)."""
+        first = begun + timing.drain_delay
+        latest = first + timing.drain_timeout * _LONGER
+        close_at = first
+        while not self._hurry.is_set() and (left := close_at - self._loop.time()) > 0:
+            await _pause(self._hurry, left)
+            quiet_at = self._listeners.last_opened((Mode.REVERSE,)) + timing.drain_delay
+            if close_at == first < quiet_at:
+                event(Event.DRAINING, "new connections still come, accepting on", accepts_for_s=round(latest - self._loop.time(), 3))
+            close_at = min(max(close_at, quiet_at), latest)
 
     async def wait(self) -> int:
         """Wait for `stop`, drain, and return the number of connections that were cut (exit code 1 when not 0).

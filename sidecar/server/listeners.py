@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from sidecar.errors import ProxyError
 from sidecar.http1.server_connection import ServerConnection
 from sidecar.model.snapshot import Listener, Mode
 from sidecar.proxy.flight import Flight
 from sidecar.proxy.timekeeper import Timed, Timekeeper
-from sidecar.server.port import TURNS, Handler, Port, Watcher, port_key
+from sidecar.server.port import TURNS, Handler, OpenSocket, Port, Watcher, open_own, port_key
 from sidecar.server.sockets import BindError
 from sidecar.tasks import cancel_and_wait, create_task
+from sidecar.tls.store import TlsStore
 
 MAX_SHOWN: Final = 200
+WORTH_CUTTING: Final = 16 * 1024
+"""Bytes below which ending an exchange gives back less than what it ends is worth."""
 
 
 class ListenerError(BindError):
@@ -28,30 +32,41 @@ class ListenerError(BindError):
         self.index = index
 
 
-@dataclass(slots=True)
-class Change:
+class Change(NamedTuple):
     """A reload that is bound and not yet in force: `Listeners.commit` or `Listeners.discard` ends it."""
 
     listeners: tuple[Listener, ...]
-    bound: dict[tuple[str, str, int], Port] = field(default_factory=dict)
+    bound: dict[tuple[str, str, int], Port]
 
 
 class Listeners:
     """Owns every port. `make_handler` gives what serves the connections of a listener."""
 
-    def __init__(self, make_handler: Callable[[Listener], Handler], watcher: Watcher, exchanges: Timekeeper) -> None:
+    def __init__(
+        self,
+        make_handler: Callable[[Listener], Handler],
+        watcher: Watcher,
+        exchanges: Timekeeper,
+        tls: TlsStore | None = None,
+        *,
+        open_at: OpenSocket = open_own,
+    ) -> None:
+        """`tls` is left out only where no listener has TLS."""
+        self._open_at = open_at
+        self._tls = TlsStore() if tls is None else tls
         self._make_handler = make_handler
         self._watcher = watcher
         self._exchanges = exchanges
         self._ports: dict[tuple[str, str, int], Port] = {}
         self._retired: dict[Port, asyncio.Task[None]] = {}
         self._closing = False
+        self._most: int | None = None
 
     # -- reload
 
     def prepare(self, listeners: tuple[Listener, ...]) -> Change:
         """Bind what is new, before anything old goes. Raises ListenerError; then nothing has changed."""
-        change = Change(listeners)
+        change = Change(listeners, {})
         if self._closing:  # the process is on its way out: nothing is opened any more
             return change
         wanted = {port_key(listener) for listener in listeners}
@@ -69,9 +84,11 @@ class Listeners:
     def _bind(self, index: int, listener: Listener, leaving: list[Port]) -> Port:
         beside = tuple(port for port in leaving if listener.port and port.address.port == listener.port)
         try:
-            return Port(listener, self._watcher, beside=beside)
+            port = Port(listener, self._watcher, self._tls, beside=beside, open_at=self._open_at)
         except BindError as error:
             raise ListenerError(index, str(error)) from error
+        port.acceptor.narrow(self._most)
+        return port
 
     def discard(self, change: Change) -> None:
         """Close what `prepare` bound: the document is not taken after all."""
@@ -98,12 +115,12 @@ class Listeners:
         self._ports = kept
 
     def _retire(self, port: Port, drain_timeout: float) -> None:
+        port.stop_accepting()  # here and not in the task: a worker says that it has committed before its next turn
         task = create_task(self._drain_port(port, drain_timeout), name=f"drain {port.listener.name}")
         self._retired[port] = task
 
     async def _drain_port(self, port: Port, drain_timeout: float) -> None:
         try:
-            port.stop_accepting()
             await self._until_empty([port], asyncio.get_running_loop().time() + drain_timeout, asyncio.Event())
             port.abort(self._tunnels())
             await port.emptied()
@@ -114,7 +131,7 @@ class Listeners:
     # -- what there is
 
     def status(self) -> list[dict[str, Any]]:
-        """`GET /listeners`: `[{name, mode, address, port, protocol, state}]`, those that drain included."""
+        """`GET /listeners`: `[{name, mode, address, port, protocol, state, tls, problem}]`, those that drain included."""
         return [
             {
                 "name": port.listener.name,
@@ -123,6 +140,8 @@ class Listeners:
                 "port": port.address.port,
                 "protocol": "HTTP1",
                 "state": port.state.value,
+                "tls": tls_word(port.listener),
+                "problem": "" if port.listener.tls is None else self._tls.problem(port.listener.tls),
             }
             for port in self._all()
         ]
@@ -172,6 +191,46 @@ class Listeners:
     def _tunnels(self) -> set[ServerConnection]:
         return {flight.connection for flight in _flights(self._exchanges.tunnels)}
 
+    # -- overload
+
+    def running(self) -> int:
+        """Exchanges in flight, without tunnels."""
+        return len(self._exchanges.running)
+
+    def narrow(self, most: int | None) -> None:
+        """For now each listener has not more than `most` connections; None: that is over."""
+        self._most = most
+        for port in self._all():
+            port.acceptor.narrow(self._most)
+
+    def close_idle(self, keep: int, most: int | None = None) -> int:
+        """Of each listener close the longer idle half of the idle connections above `keep`, `most` in all; returns how many."""
+        closed = 0
+        for port in self._all():
+            closed += port.close_idle(keep, None if most is None else most - closed)
+        return closed
+
+    def refuse_heads(self, refusal: Callable[[], ProxyError]) -> int:
+        """Wait no longer for heads that come in pieces; returns how many."""
+        return sum(port.refuse_heads(refusal) for port in self._all())
+
+    def cut_largest(self, wanted: int, refusal: Callable[[], ProxyError]) -> int:
+        """End the exchanges that hold the most bytes for slow peers, until `wanted` bytes are free; returns how many."""
+        holders = [(flight.connection.held(), flight) for flight in _flights(self._exchanges)]
+        holders.sort(key=lambda holder: holder[0], reverse=True)
+        cut = 0
+        for held, flight in holders:
+            if wanted <= 0 or held < WORTH_CUTTING:
+                break
+            flight.cut(refusal())
+            wanted -= held
+            cut += 1
+        return cut
+
+    def stalled(self) -> list[str]:
+        """Names of listeners whose clients wait to be accepted because memory or descriptors are short."""
+        return sorted(port.listener.name for port in self._all() if port.acceptor.stalled)
+
     # -- drain
 
     def has(self, modes: Sequence[Mode] = tuple(Mode)) -> bool:
@@ -183,6 +242,10 @@ class Listeners:
         self._closing = True
         for port in self._of(modes):
             port.say_close()
+
+    def last_opened(self, modes: Sequence[Mode]) -> float:
+        """When the last connection came to these listeners since `say_close` (the loop's time); -inf: none did."""
+        return max((port.last_opened for port in self._of(modes)), default=-math.inf)
 
     async def close(self, modes: Sequence[Mode], deadline: float, now: asyncio.Event) -> int:
         """Stop accepting on these listeners and let what runs finish until `deadline` (or `now`); then cut the rest.
@@ -215,6 +278,13 @@ class Listeners:
         for port in [*self._ports.values(), *(port for port, _ in retired)]:
             await port.aclose()
         self._ports.clear()
+
+
+def tls_word(listener: Listener) -> str:
+    """`""`, `TLS`, or `mTLS` where clients are asked for certificates."""
+    if listener.tls is None:
+        return ""
+    return "TLS" if listener.tls.client_ca is None else "mTLS"
 
 
 def _flights(timed: Iterable[Timed]) -> Iterable[Flight]:

@@ -8,9 +8,10 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from sidecar.errors import OutriderError
 
@@ -35,8 +36,7 @@ class BindError(OutriderError):
     """A listening socket cannot be opened; the text is a clear sentence for whoever chose the address."""
 
 
-@dataclass(frozen=True, slots=True)
-class SocketAddress:
+class SocketAddress(Struct, frozen=True):
     """Where to listen: `host` (an IP address) and `port` (0: any free one), or `path` of a unix socket."""
 
     host: str = ""

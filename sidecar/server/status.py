@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from sidecar.errors import PeerGone, ProxyError
+from sidecar.http1.connection import as_protocol
 from sidecar.http1.idle import IdleQueue
 from sidecar.http1.server_connection import Owner, ServerConnection, ServerSettings
 from sidecar.model.head import RequestHead
@@ -50,7 +51,7 @@ class StatusServer:
         self._owner = Owner("status", settings, self._serve, _ignore, self._closed)
         self._left = asyncio.Event()
         self._acceptor = Acceptor(
-            open_socket(address), lambda: ServerConnection(self._owner), name="status", limit=_MAX_CONNECTIONS, spares=_SPARES
+            open_socket(address), lambda: as_protocol(ServerConnection(self._owner)), name="status", limit=_MAX_CONNECTIONS, spares=_SPARES
         )
         self._acceptor.start()
 

@@ -1,4 +1,4 @@
-"""Opening connections to upstreams: TCP over a list of addresses (RFC 8305), unix sockets; errors become ours here."""
+"""Opening connections to upstreams: TCP over a list of addresses (RFC 8305), unix sockets, the TLS handshake; errors become ours here."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from sidecar.errors import UpstreamError
+from sidecar.http1.connection import as_protocol
 from sidecar.http1.upstream_connection import UpstreamConnection
 from sidecar.model.endpoint import Endpoint
 from sidecar.model.reason import Phase, Reason
+from sidecar.model.snapshot import HttpProxy
 from sidecar.tasks import create_task
+from sidecar.tls.failures import meaning
+from sidecar.tls.store import Security
+from sidecar.tls.stream import TlsStream
+from sidecar.upstream.http_proxy import ask_for_tunnel
 
 log = logging.getLogger("outrider")
 
@@ -33,18 +40,38 @@ _TERMINATED: Final = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIP
 _exhaustion_logged_at = [-_LOG_EVERY]
 
 
-async def open_connection(endpoint: Endpoint, addresses: Sequence[str]) -> UpstreamConnection:
-    """A fresh connection to `endpoint`: to its unix socket, or to the first of `addresses` that answers.
+async def open_connection(
+    endpoint: Endpoint,
+    addresses: Sequence[str],
+    security: Security | None = None,
+    proxy: HttpProxy | None = None,
+    *,
+    tunnel: bool = False,
+) -> UpstreamConnection:
+    """A fresh connection to `endpoint`: to its unix socket, or to the first of `addresses` that answers; with TLS if `security` says how.
 
-    Raises UpstreamError with phase CONNECT. Cancelled: every socket that it had made is closed.
+    With a `proxy` the addresses are the proxy's. It is asked for a tunnel where TLS is spoken or `tunnel` is True; otherwise
+    it is given the requests themselves, and the connection is `proxied`. Raises UpstreamError with phase CONNECT.
+    Cancelled: every socket that it had made is closed.
     """
     try:
-        sock = await (_connect_unix(endpoint.unix_path) if endpoint.unix_path else _connect_tcp(addresses, endpoint.port))
-        connection = await _adopt(sock)
+        port = endpoint.port if proxy is None else proxy.port
+        sock = await (_connect_unix(endpoint.unix_path) if endpoint.unix_path else _connect_tcp(addresses, port))
+        if proxy is not None and (tunnel or security is not None):
+            await ask_for_tunnel(sock, endpoint, proxy)
+        connection = await (_adopt(sock) if security is None else _adopt_secure(sock, endpoint, security))
     except OSError as error:
         raise connect_error(error, endpoint) from None
     connection.endpoint = endpoint
+    if proxy is not None and security is None and not tunnel:
+        connection.proxied = proxy
     return connection
+
+
+def tls_error(error: Exception, endpoint: Endpoint) -> UpstreamError:
+    """What a failed handshake means."""
+    reason, words = meaning(error)
+    return UpstreamError(reason, f"{endpoint.label}: {words}", phase=Phase.CONNECT)
 
 
 def connect_error(error: OSError, endpoint: Endpoint) -> UpstreamError:
@@ -72,27 +99,56 @@ def _log_exhaustion(detail: str) -> None:
 
 
 async def _adopt(sock: socket.socket) -> UpstreamConnection:
-    """Hand a connected socket to the loop.
-
-    The hand-over runs in a task of its own: interrupted half-way, neither loop says whether the descriptor is already
-    the transport's, and closing it twice could hit somebody else's.
-    """
-    loop = asyncio.get_running_loop()
-    if sock.family == socket.AF_UNIX:
-        opening = create_task(loop.create_unix_connection(UpstreamConnection, sock=sock), name="adopt socket")
-    else:
-        opening = create_task(loop.create_connection(UpstreamConnection, sock=sock), name="adopt socket")
-    try:
-        _, connection = await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(_abort_adopted)
-        raise
+    """Hand a connected socket to the loop."""
+    connection = UpstreamConnection()
+    await _hand_over(sock, as_protocol(connection), connection.abort)
     return connection
 
 
-def _abort_adopted(opening: asyncio.Task[tuple[asyncio.Transport, UpstreamConnection]]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result()[1].abort()
+async def _adopt_secure(sock: socket.socket, endpoint: Endpoint, security: Security) -> UpstreamConnection:
+    """The same, and wait for the end of the TLS handshake. Raises UpstreamError when it fails."""
+    connection = UpstreamConnection()
+    context, name = security
+    shaken: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+    session = context.session(endpoint.label, name)
+    stream = TlsStream(context, connection, partial(_shaken, shaken), server_name=name, session=session)
+    await _hand_over(sock, as_protocol(stream), stream.abort)
+    try:
+        error = await shaken
+    except asyncio.CancelledError:
+        stream.abort()
+        raise
+    if error is not None:
+        if session is not None:
+            context.forget_session(endpoint.label, name)
+        raise tls_error(error, endpoint)
+    return connection
+
+
+def _shaken(outcome: asyncio.Future[Exception | None], _stream: TlsStream, error: Exception | None) -> None:
+    if not outcome.done():
+        outcome.set_result(error)
+
+
+async def _hand_over(sock: socket.socket, protocol: asyncio.BufferedProtocol, abort: Callable[[], None]) -> None:
+    """Make `protocol` that of `sock`.
+
+    In a task of its own: interrupted half-way, neither loop says whether the descriptor is already the transport's, and
+    closing it twice could hit somebody else's.
+    """
+    loop = asyncio.get_running_loop()
+    adopt = loop.create_unix_connection if sock.family == socket.AF_UNIX else loop.create_connection
+    opening = create_task(adopt(lambda: protocol, sock=sock), name="adopt socket")
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(partial(_abort_adopted, abort))
+        raise
+
+
+def _abort_adopted(abort: Callable[[], None], opened: asyncio.Task[object]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        abort()
 
 
 async def _connect_tcp(addresses: Sequence[str], port: int) -> socket.socket:

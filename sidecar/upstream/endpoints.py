@@ -1,5 +1,7 @@
 """Where an upstream's endpoints come from: static targets, or a DNS name that is asked again and again.
 
+Kubernetes Services, the third kind, are in `service.py`.
+
 A static target is one endpoint, also when it is a host name: its addresses are looked up when a connection is opened
 (happy eyeballs over all of them). A `dns:` upstream has one endpoint per address of the name's preferred family, and
 requests are balanced over them; an address of the other family is only raced against one that does not answer.
@@ -22,8 +24,8 @@ from sidecar.upstream.resolver import TTL_MAX, Resolver
 
 log = logging.getLogger("outrider")
 
-Key = tuple[str, int, str | None, int]
-"""Host, port, unix path, weight: endpoints that agree in these are the same one."""
+Key = tuple[str, int, str | None, int, bool]
+"""Host, port, unix path, weight, TLS or not: endpoints that agree in these are the same one."""
 
 REFRESH_GAP: Final = 1.0
 """Seconds between two questions for one name, however often connects fail."""
@@ -37,12 +39,14 @@ class EndpointSet(Protocol):
     """The current endpoints of one upstream."""
 
     source: str
-    """`static` or `dns`."""
+    """`static`, `service` or `dns`."""
     endpoints: tuple[Endpoint, ...]
     reason: Reason
     """Why there are none, when there are none."""
     problem: str
     """The same in words, or why they may be old; "" when all is well."""
+    first_look: float
+    """Seconds for which a start or a reload waits for the first endpoints."""
 
     async def addresses(self, endpoint: Endpoint) -> Sequence[str]:
         """What to connect to. Raises UpstreamError DNS_TIMEOUT or DNS_ERROR."""
@@ -63,7 +67,7 @@ class EndpointSet(Protocol):
 
 def key_of(endpoint: Endpoint) -> Key:
     """What makes two endpoints the same one."""
-    return endpoint.host, endpoint.port, endpoint.unix_path, endpoint.weight
+    return endpoint.host, endpoint.port, endpoint.unix_path, endpoint.weight, endpoint.tls
 
 
 class StaticEndpoints:
@@ -72,6 +76,7 @@ class StaticEndpoints:
     source = "static"
     reason = Reason.DESTINATION_UNAVAILABLE
     problem = ""
+    first_look = 0.0
 
     def __init__(self, targets: Iterable[Target], resolver: Resolver, known: Iterable[Endpoint] = ()) -> None:
         self._resolver = resolver
@@ -94,17 +99,21 @@ class StaticEndpoints:
 
 
 def _endpoint(target: Target) -> Endpoint:
-    return Endpoint(target.host, target.port, weight=target.weight, unix_path=target.unix_path)
+    return Endpoint(target.host, target.port, weight=target.weight, unix_path=target.unix_path, tls=target.tls)
 
 
 class DnsEndpoints:
     """The addresses of a name, followed by TTL in a task of its own. The last answer stays while none better comes."""
 
     source = "dns"
+    first_look = 0.5
 
-    def __init__(self, name: DnsName, resolver: Resolver, changed: Callable[[], None], known: Iterable[Endpoint] = ()) -> None:
+    def __init__(
+        self, name: DnsName, resolver: Resolver, changed: Callable[[], None], known: Iterable[Endpoint] = (), *, tls: bool = False
+    ) -> None:
         """`changed` is called after `endpoints` has been replaced; `known` are taken over where their addresses appear."""
         self._name = name
+        self._tls = tls
         self._resolver = resolver
         self._changed = changed
         self._alternates: tuple[str, ...] = ()
@@ -112,7 +121,7 @@ class DnsEndpoints:
         self._poked = asyncio.Event()
         self._settled = asyncio.Event()
         self._failures = 0
-        self._known = {endpoint.host: endpoint for endpoint in known if endpoint.port == name.port}
+        self._known = {endpoint.host: endpoint for endpoint in known if endpoint.port == name.port and endpoint.tls is tls}
         self.endpoints: tuple[Endpoint, ...] = ()
         self.reason = Reason.DESTINATION_UNAVAILABLE
         self.problem = f"{name.host}: not resolved yet"
@@ -173,6 +182,6 @@ class DnsEndpoints:
         self._alternates = tuple(address for address in addresses if (":" in address) is not v6)
         wanted = sorted(address for address in addresses if (":" in address) is v6)  # servers rotate their answers
         if [endpoint.host for endpoint in self.endpoints] != wanted:
-            self.endpoints = tuple(self._known.get(address) or Endpoint(address, self._name.port) for address in wanted)
+            self.endpoints = tuple(self._known.get(address) or Endpoint(address, self._name.port, tls=self._tls) for address in wanted)
             self._known = {endpoint.host: endpoint for endpoint in self.endpoints}
             self._changed()

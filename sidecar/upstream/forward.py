@@ -20,9 +20,9 @@ from sidecar.observe.observer import Observer
 from sidecar.policy.allow import HostDecision, check_address, decide_host
 from sidecar.policy.balancer import make_balancer
 from sidecar.policy.budget import RetryBudgetMeter
+from sidecar.upstream.base import UpstreamRuntime
 from sidecar.upstream.native import NativeTransport
 from sidecar.upstream.resolver import Answer, Resolver
-from sidecar.upstream.runtime import UpstreamRuntime
 
 FORWARD: Final = "forward"
 DESTINATIONS_MAX: Final = 1024
@@ -115,7 +115,7 @@ class Forward:
         """What is in flight there goes on; its connections are not used again, and end by the idle timeout."""
         known = self._destinations.pop(key, None)
         if known is not None:
-            self.transport.pool.retire(known.endpoint)
+            self.transport.retire(known.endpoint)
 
     def _connect_failed(self, endpoint: Endpoint) -> None:
         """Look it up anew the next time."""

@@ -23,6 +23,7 @@ from sidecar.model.reason import Clock, Phase, Reason
 from sidecar.model.snapshot import PoolLimits
 from sidecar.policy.deadline import NEVER, Deadlines
 from sidecar.upstream.keepalive import KeepAlive
+from sidecar.upstream.transport import PoolCounts
 
 Opener = Callable[[Endpoint, Attempt, Deadlines], Awaitable[UpstreamConnection]]
 
@@ -35,6 +36,7 @@ AGE_JITTER: Final = 0.1
 SWEEP_MIN: Final = 0.05
 RETRY_AFTER: Final = 1
 UNLIMITED: Final = 1 << 60
+_DRAINING: Final = EndpointState.DRAINING
 
 
 class Waiter:
@@ -56,6 +58,7 @@ class Pool:
         "_closing",
         "_ended",
         "_ending",
+        "_generation",
         "_idle",
         "_idle_limit",
         "_loop",
@@ -83,6 +86,8 @@ class Pool:
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
+        self._generation = 0
+        """Connections of an earlier one are not used again."""
         self._ending: set[UpstreamConnection] = set()
         self._ended: asyncio.Future[None] | None = None
         """Resolves when everything in `_ending` has gone."""
@@ -113,6 +118,10 @@ class Pool:
     def pending(self) -> int:
         """Requests in the queue."""
         return len(self._waiters)
+
+    def counts(self) -> PoolCounts:
+        """Of now."""
+        return PoolCounts(self.active, self.open, self.idle, self.connecting, self.pending, self.keep_alive.learned(monotonic()))
 
     # -- taking
 
@@ -177,6 +186,7 @@ class Pool:
             )
 
     async def _fill_slot(self, endpoint: Endpoint, attempt: Attempt, deadlines: Deadlines) -> UpstreamConnection:
+        generation = self._generation
         try:
             connection = await self._opener(endpoint, attempt, deadlines)
         except BaseException:
@@ -189,6 +199,7 @@ class Pool:
             self._grant_slots()
         else:
             connection.on_closed = self._closed
+            connection.generation = generation
             self._open[connection] = monotonic() + self._age * (1 - AGE_JITTER * random.random()) if self._age else NEVER
         return connection
 
@@ -267,8 +278,9 @@ class Pool:
         if (
             self._closing
             or self._idle_limit <= 0
+            or connection.generation != self._generation
             or connection.requests >= self._max_per_connection
-            or connection.endpoint.state is EndpointState.DRAINING
+            or connection.endpoint.state is _DRAINING
             or now >= self._open.get(connection, 0.0)
         ):
             connection.close()
@@ -356,6 +368,12 @@ class Pool:
         """Close the idle connections of `endpoint`. While its state is DRAINING, the others close when they are released."""
         if endpoint in self._idle:
             self._drop_idle(endpoint, list(self._idle[endpoint]))
+
+    def renew(self) -> None:
+        """No connection that is open now is used again: idle ones close, the others when they are released."""
+        self._generation += 1
+        for endpoint in list(self._idle):
+            self.retire(endpoint)
 
     async def aclose(self) -> None:
         """Close idle connections and wait until they are gone; the others close when they are released."""

@@ -10,19 +10,32 @@ from sidecar.model.reason import Phase, Reason
 from sidecar.model.snapshot import AllowEntry, Snapshot
 from sidecar.model.status import UpstreamStatus
 from sidecar.observe.observer import Observer
+from sidecar.tls.store import TlsStore
+from sidecar.upstream.base import UpstreamRuntime
 from sidecar.upstream.forward import Forward
 from sidecar.upstream.resolver import Resolver
-from sidecar.upstream.runtime import ConfiguredUpstream, UpstreamRuntime, first_look
+from sidecar.upstream.runtime import ConfiguredUpstream
+from sidecar.upstream.service import FollowService
 
 
 class Registry:
     """Level-triggered: only the difference between an upstream as it runs and as it should be counts, not what happened."""
 
-    __slots__ = ("_draining", "_forward", "_observer", "_reconciling", "_resolver", "_upstreams")
+    __slots__ = ("_draining", "_follow_service", "_forward", "_observer", "_reconciling", "_resolver", "_tls", "_upstreams")
 
-    def __init__(self, observer: Observer, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        resolver: Resolver | None = None,
+        follow_service: FollowService | None = None,
+        tls: TlsStore | None = None,
+    ) -> None:
+        """`follow_service` is left out only where no upstream names a Kubernetes Service, `tls` only where none has TLS."""
+        self._tls = TlsStore() if tls is None else tls
+        self._tls.on_change.append(self._tls_changed)
         self._observer = observer
         self._resolver = resolver or Resolver()
+        self._follow_service = follow_service
         self._upstreams: dict[str, ConfiguredUpstream] = {}
         self._draining: dict[str, ConfiguredUpstream] = {}
         """Removed from the document, still used by exchanges that began before."""
@@ -38,7 +51,7 @@ class Registry:
         async with self._reconciling:
             self._forget_drained()
             new = [
-                ConfiguredUpstream(config, self._resolver, self._observer)
+                ConfiguredUpstream(config, self._resolver, self._observer, self._follow_service, self._tls)
                 for name, config in snapshot.upstreams.items()
                 if name not in self._upstreams
             ]
@@ -48,7 +61,8 @@ class Registry:
             ]
             for name in self._upstreams.keys() - snapshot.upstreams.keys():
                 self._draining[name] = self._upstreams.pop(name)
-            await asyncio.gather(first_look(new), *(upstream.reconfigure(config) for upstream, config in changed))
+            looks = (upstream.settled() for upstream in new)
+            await asyncio.gather(*looks, *(upstream.reconfigure(config) for upstream, config in changed))
             for upstream in self._draining.values():
                 await upstream.aclose()
 
@@ -68,6 +82,10 @@ class Registry:
     def statuses(self) -> list[UpstreamStatus]:
         """The upstreams of the document, in its order."""
         return [upstream.status() for upstream in self._upstreams.values()]
+
+    def _tls_changed(self) -> None:
+        for upstream in (*self._upstreams.values(), *self._draining.values()):
+            upstream.tls_changed()
 
     def _forget_drained(self) -> None:
         self._draining = {name: upstream for name, upstream in self._draining.items() if not upstream.quiet}

@@ -1,91 +1,68 @@
-"""UpstreamRuntime: one upstream as it runs, with all that survives a reload which does not concern it."""
+"""ConfiguredUpstream: one upstream as it runs, with all that survives a reload which does not concern it."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+import contextlib
+from collections.abc import Sequence
 
 from sidecar.errors import UpstreamError
 from sidecar.model.endpoint import Endpoint, EndpointState
 from sidecar.model.reason import Phase, Reason
-from sidecar.model.snapshot import Upstream
+from sidecar.model.snapshot import Target, Upstream
 from sidecar.model.status import EndpointStatus, UpstreamStatus
 from sidecar.observe.observer import Observer
-from sidecar.policy.balancer import Balancer, make_balancer
+from sidecar.policy.balancer import make_balancer
 from sidecar.policy.budget import RetryBudgetMeter
-from sidecar.tasks import cancel_and_wait, create_task
+from sidecar.tls.store import TlsStore
+from sidecar.upstream.base import UpstreamRuntime
 from sidecar.upstream.endpoints import DnsEndpoints, EndpointSet, StaticEndpoints
-from sidecar.upstream.native import NativeTransport
+from sidecar.upstream.health import UpstreamHealth, all_away
 from sidecar.upstream.resolver import Resolver
+from sidecar.upstream.service import FollowService, ServiceEndpoints
+from sidecar.upstream.transport import Transport
+from sidecar.upstream.transports import make_transport, same_transport
 from sidecar.upstream.weak import weakly
-
-FIRST_LOOK: Final = 0.5
-"""Seconds for which a start or a reload waits for the first answers of new names."""
-
-
-class UpstreamRuntime:
-    """What an exchange needs of its upstream: endpoints to pick from, a transport, the retry budget."""
-
-    __slots__ = ("__weakref__", "balancer", "budget", "config", "endpoints", "transport")
-
-    def __init__(
-        self, config: Upstream, transport: NativeTransport, budget: RetryBudgetMeter, balancer: Balancer, endpoints: tuple[Endpoint, ...]
-    ) -> None:
-        self.config = config
-        self.transport = transport
-        self.budget = budget
-        self.balancer = balancer
-        self.endpoints = endpoints
-        """The current ones; replaced, never changed."""
-
-    def pick(self, now: float, key: bytes, exclude: Collection[Endpoint]) -> Endpoint:
-        """The endpoint for one attempt, counted as in flight until `finished` is called for it, exactly once.
-
-        `key`: `hash_key` for a ConsistentHash upstream, else b"". `exclude`: endpoints that were tried, used only when there is no
-        other. Raises UpstreamError, phase POOL: DESTINATION_UNAVAILABLE, or the DNS error while nothing was resolved.
-        """
-        endpoint = self.balancer.pick(self.endpoints, random.random, now, key, exclude)
-        if endpoint is None:
-            raise self._nowhere()
-        endpoint.active += 1
-        endpoint.requests += 1
-        return endpoint
-
-    def finished(self, endpoint: Endpoint, seconds: float, now: float, failed: bool) -> None:  # noqa: FBT001  # called per request
-        """The attempt on `endpoint` is over after `seconds`. `failed`: it had no response, or a broken one."""
-        endpoint.active -= 1
-        if failed:
-            endpoint.failures += 1
-        self.balancer.finished(endpoint, seconds, now, failed=failed)
-
-    async def settled(self) -> None:
-        """Wait until the first look for endpoints has ended, well or badly. At once when it has."""
-
-    def _nowhere(self) -> UpstreamError:
-        return UpstreamError(Reason.DESTINATION_UNAVAILABLE, "no endpoint", phase=Phase.POOL)
 
 
 class ConfiguredUpstream(UpstreamRuntime):
     """An upstream of the document. A reload changes `config`, not the object; each part stays where what it depends on does."""
 
-    __slots__ = ("_leaving", "_resolver", "_set")
+    __slots__ = ("__weakref__", "_context", "_follow_service", "_leaving", "_observer", "_resolver", "_retired", "_set", "_tls")
 
-    def __init__(self, config: Upstream, resolver: Resolver, observer: Observer) -> None:
-        transport = NativeTransport(config, weakly(self._addresses), observer, weakly(self._connect_failed))
+    def __init__(
+        self,
+        config: Upstream,
+        resolver: Resolver,
+        observer: Observer,
+        follow_service: FollowService | None = None,
+        tls: TlsStore | None = None,
+    ) -> None:
+        """`follow_service`: needed for a `config` (this or a later one) that names a Kubernetes Service; `tls` for one that has TLS."""
+        self._tls = TlsStore() if tls is None else tls
+        self._observer = observer
+        transport = self._make_transport(config)
         super().__init__(config, transport, RetryBudgetMeter(config.retry_budget), make_balancer(config.load_balancer), ())
+        self._context = self._tls.context(config)
         self._resolver = resolver
+        self._follow_service = follow_service
         self._leaving: list[Endpoint] = []
         """Endpoints that are gone from the set, while requests are in flight on them."""
+        self._retired: list[Transport] = []
+        """Transports of another client or protocol, while requests are in flight on them."""
         self._set: EndpointSet = self._make_set()
+        self.health = self._make_health()
         self._adopt()
 
     async def settled(self) -> None:
-        """Wait until the first look for endpoints has ended, well or badly. At once when it has."""
-        await self._set.settled()
+        """Wait until the first look for endpoints has ended, well or badly, or for as long as it may delay a start or a reload."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._set.first_look):
+                await self._set.settled()
 
     def _nowhere(self) -> UpstreamError:
+        if self.endpoints:
+            return UpstreamError(Reason.DESTINATION_UNAVAILABLE, all_away(self.endpoints), phase=Phase.POOL)
         return UpstreamError(self._set.reason, self._set.problem or "no endpoint", phase=Phase.POOL)
 
     async def reconfigure(self, config: Upstream) -> None:
@@ -95,70 +72,129 @@ class ConfiguredUpstream(UpstreamRuntime):
             self.budget = RetryBudgetMeter(config.retry_budget)
         if config.load_balancer != before.load_balancer:
             self.balancer = make_balancer(config.load_balancer)
-        self.transport.configure(config)
-        if (config.targets, config.dns) != (before.targets, before.dns):
+        self._context = self._tls.context(config)
+        same = same_transport(config, before)
+        if same:
+            self.transport.configure(config)
+        else:
+            former, self.transport = self.transport, self._make_transport(config)
+            self._retired = [transport for transport in self._retired if not _quiet(transport)] + [former]
+            await former.aclose()
+        if not same or _judging(config) != _judging(before):
+            old_health, self.health = self.health, self._make_health()
+            if old_health is not None:
+                await old_health.aclose()
+            if self.health is not None:
+                self.health.adopt(self.endpoints)
+        if _whereabouts(config) != _whereabouts(before):
             old, self._set = self._set, self._make_set()
             await old.aclose()
-            await first_look([self])
+            await self.settled()
             self._adopt()
 
+    def _make_transport(self, config: Upstream) -> Transport:
+        return make_transport(config, weakly(self._addresses), self._observer, weakly(self._connect_failed), self._tls.secure)
+
+    def tls_changed(self) -> None:
+        """Certificates have changed, perhaps ours: connections that were made with what is no longer current are not used again."""
+        context = self._tls.context(self.config)
+        if context is not self._context:
+            self._context = context
+            self.transport.renew()
+
+    def _make_health(self) -> UpstreamHealth | None:
+        return UpstreamHealth(self.config, self.transport) if any(_judging(self.config)) else None
+
     def _make_set(self) -> EndpointSet:
+        tls = self.config.tls is not None
+        if self.config.service is not None:
+            assert self._follow_service is not None, "whoever admits upstreams of Services can follow them"
+            return ServiceEndpoints(self.config.service, self._follow_service, weakly(self._adopt), self.endpoints, tls=tls)
+        if self.config.dns is not None and self.config.proxy is not None:  # the proxy looks it up
+            target = Target(host=self.config.dns.host, port=self.config.dns.port, tls=tls)
+            return StaticEndpoints((target,), self._resolver, self.endpoints)
         if self.config.dns is not None:
-            return DnsEndpoints(self.config.dns, self._resolver, weakly(self._adopt), self.endpoints)
+            return DnsEndpoints(self.config.dns, self._resolver, weakly(self._adopt), self.endpoints, tls=tls)
         return StaticEndpoints(self.config.targets, self._resolver, self.endpoints)
 
     def _adopt(self) -> None:
         """Take the set's endpoints; those that are gone end when their requests do."""
         before, self.endpoints = self.endpoints, self._set.endpoints
         self._leaving = [endpoint for endpoint in self._leaving if endpoint.active]
+        stay = set(self.endpoints)
         for endpoint in before:
-            if endpoint not in self.endpoints:
+            if endpoint not in stay:
                 endpoint.state = EndpointState.DRAINING
-                self.transport.pool.retire(endpoint)
+                self.transport.retire(endpoint)
                 self._leaving.append(endpoint)
+        if self.health is not None:
+            self.health.adopt(self.endpoints)
 
     async def _addresses(self, endpoint: Endpoint) -> Sequence[str]:
+        if self.config.proxy is not None:
+            return (await self._resolver.lookup(self.config.proxy.host)).addresses
         return await self._set.addresses(endpoint)
 
     def _connect_failed(self, endpoint: Endpoint) -> None:
+        if self.config.proxy is not None:
+            self._resolver.forget(self.config.proxy.host)
         self._set.connect_failed(endpoint)
 
     @property
     def quiet(self) -> bool:
         """Nothing is in flight and no connection is open."""
-        pool = self.transport.pool
-        return not (pool.active or pool.open or pool.pending)
+        return all(map(_quiet, (self.transport, *self._retired)))
 
     def status(self) -> UpstreamStatus:
         """For metrics, the admin surface and `outrider status`."""
         now = asyncio.get_running_loop().time()
-        pool = self.transport.pool
+        counts = self.transport.counts()
         leaving = [endpoint for endpoint in self._leaving if endpoint.active]
         return UpstreamStatus(
             name=self.config.name,
             source=self._set.source,
             endpoints=tuple(_endpoint_status(endpoint) for endpoint in (*self.endpoints, *leaving)),
-            connections_active=pool.open - pool.idle,
-            connections_idle=pool.idle,
-            connections_connecting=pool.connecting,
-            pending=pool.pending,
-            learned_idle_timeout=pool.keep_alive.learned(now),
+            connections_active=counts.open - counts.idle + sum(transport.counts().open for transport in self._retired),
+            connections_idle=counts.idle,
+            connections_connecting=counts.connecting,
+            pending=counts.pending,
+            learned_idle_timeout=counts.learned_idle_timeout,
             budget_available=self.budget.available(now),
-            problem=self._set.problem,
+            problem=self._problem(),
+            copies=dict(self.copies),
+            health=None if self.health is None else self.health.status(),
         )
 
+    def _problem(self) -> str:
+        tls = "" if self.config.tls is None else self._tls.problem(self.config.tls)
+        away = "" if any(map(_usable, self.endpoints)) else all_away(self.endpoints)
+        return "; ".join(filter(None, (self._set.problem, away, tls)))
+
     async def aclose(self) -> None:
-        """Stop following names and close idle connections; requests in flight finish."""
+        """Stop following names and checking endpoints, and close idle connections; requests in flight finish."""
         await self._set.aclose()
+        if self.health is not None:
+            await self.health.aclose()
         await self.transport.aclose()
 
 
-async def first_look(upstreams: Iterable[UpstreamRuntime]) -> None:
-    """Give names a moment to be resolved, so that the first requests find endpoints; a dead DNS delays nothing for long."""
-    looks = [create_task(upstream.settled(), name="first look") for upstream in upstreams]
-    if looks:
-        _, late = await asyncio.wait(looks, timeout=FIRST_LOOK)
-        await cancel_and_wait(late)
+def _judging(config: Upstream) -> tuple[object, ...]:
+    """What asks for health to be judged."""
+    return config.outlier_detection, config.circuit_breaker, config.health_check
+
+
+def _usable(endpoint: Endpoint) -> bool:
+    return endpoint.state is EndpointState.HEALTHY
+
+
+def _quiet(transport: Transport) -> bool:
+    counts = transport.counts()
+    return not (counts.active or counts.open or counts.pending)
+
+
+def _whereabouts(config: Upstream) -> tuple[object, ...]:
+    """What decides which endpoints there are."""
+    return config.targets, config.service, config.dns, config.tls is not None, config.proxy is not None
 
 
 def _endpoint_status(endpoint: Endpoint) -> EndpointStatus:

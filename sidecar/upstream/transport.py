@@ -9,12 +9,13 @@ phase in which they happened.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sidecar.model.endpoint import Endpoint
 from sidecar.model.exchange import Attempt
 from sidecar.model.head import ResponseHead
 from sidecar.model.outbound import OutboundRequest
+from sidecar.model.snapshot import Upstream
 from sidecar.model.stream import BodySource, ByteStream
 from sidecar.policy.deadline import Deadlines
 
@@ -45,6 +46,21 @@ class InboundResponse(Protocol):
         ...
 
 
+class PoolCounts(NamedTuple):
+    """The connections of one upstream now. A library that pools by itself is counted from outside."""
+
+    active: int
+    """Requests that have a connection or open one."""
+    open: int
+    """Connections, in use and idle, without those that are being opened."""
+    idle: int
+    connecting: int
+    pending: int
+    """Requests in the queue."""
+    learned_idle_timeout: float | None = None
+    """Seconds after which the server was seen to close idle connections."""
+
+
 class Transport(Protocol):
     """Sends requests to the endpoints of one upstream."""
 
@@ -67,6 +83,22 @@ class Transport(Protocol):
 
     async def connect(self, endpoint: Endpoint, attempt: Attempt, deadlines: Deadlines) -> ByteStream:
         """A raw connection for a CONNECT tunnel, outside the pool. Raises UpstreamError."""
+        ...
+
+    def configure(self, config: Upstream) -> None:
+        """Take on a reload's limits and clocks. Connections that the new settings allow stay; the others are not used again."""
+        ...
+
+    def renew(self) -> None:
+        """What new connections are secured with has changed: those that are open finish what they do and are not used again."""
+        ...
+
+    def retire(self, endpoint: Endpoint) -> None:
+        """Close the idle connections of `endpoint`, which has left the upstream; the others close when they are released."""
+        ...
+
+    def counts(self) -> PoolCounts:
+        """For metrics, the admin surface and `outrider status`."""
         ...
 
     async def aclose(self) -> None:

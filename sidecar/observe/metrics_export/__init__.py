@@ -1,0 +1,1 @@
+"""The metrics of families.py sent to a collector (`telemetry.metrics.otlp`); OpenTelemetry is imported when it is on."""
