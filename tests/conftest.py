@@ -13,6 +13,7 @@ import asyncio.runners
 import logging
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -20,13 +21,24 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
-SETTLE = 2.0
+SETTLE = 10.0
 """Seconds that something which is about to end may take to do so."""
 PASSED = pytest.StashKey[bool]()
 
 Snapshot = dict[str, str]
 
+settings.register_profile(  # no test measures time; as Hypothesis does by itself where CI is set
+    "without a clock",
+    settings.default,
+    deadline=None,
+    suppress_health_check={*settings.default.suppress_health_check, HealthCheck.too_slow},
+)
+settings.load_profile("without a clock")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; what it starts would ignore Ctrl-C, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 uvloop.new_event_loop().close()  # libuv opens a pipe for signals with the first loop and keeps it
 
 
@@ -111,7 +123,7 @@ def _watch_tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def _settle(loop: asyncio.AbstractEventLoop) -> None:
     """Let tasks that are ending end: a few turns of the loop, more when one has been cancelled already."""
     me = asyncio.current_task()
-    deadline = loop.time() + 0.25
+    deadline = loop.time() + SETTLE
     for _ in range(5):
         await asyncio.sleep(0)
     while asyncio.all_tasks(loop) - {me} and loop.time() < deadline:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 import uvloop
 from aiohttp import web
+from msgspec.structs import replace
 
 from sidecar.admin.app import make_app
 from sidecar.admin.context import ActiveConfig, AdminContext, DrainStatus, ListenerStatus, RejectedConfig
@@ -33,6 +34,7 @@ from sidecar.model.snapshot import (
     ValueMatch,
 )
 from sidecar.model.status import EndpointStatus, UpstreamStatus
+from sidecar.observe.traffic import TrafficCount
 from sidecar.proxy.explain import offline_routers
 
 T = TypeVar("T")
@@ -54,7 +56,7 @@ def shop() -> Snapshot:
             ),
         ),
         upstreams={
-            "app": Upstream(name="app", targets=(Target(scheme="http", host="127.0.0.1", port=8000),)),
+            "app": Upstream(name="app", targets=(Target(host="127.0.0.1", port=8000),)),
             "canary": Upstream(name="canary", dns=DnsName(host="canary.svc", port=80)),
         },
         routes=(
@@ -111,7 +113,7 @@ class World:
     def __init__(self) -> None:
         self.config: ActiveConfig | None = active(shop())
         self.rejected: RejectedConfig | None = None
-        self.sources = {"file": True}
+        self.sources = {"file": ""}
         self.checks = [Check(name="config", ok=True, detail="no valid document yet")]
         self.state = "ready"
         self.level = "info"
@@ -121,7 +123,10 @@ class World:
         self.quits = 0
         self.metrics_text = b"# HELP\n"
         self.recent: Any = {"failures": [], "slowest": []}
+        self.records: list[dict[str, Any]] = []
+        """What is known of `req-1`, and of the last failure."""
         self.problem = ""
+        self.traffic: Callable[[], Iterator[TrafficCount]] = lambda: iter(())
 
     def context(self) -> AdminContext:
         """The seam that the surface sees."""
@@ -136,8 +141,11 @@ class World:
             ],
             upstreams=self._upstreams,
             connections=lambda: {"inbound": {"open": 1}},
+            failures=lambda limit: list(self.recent["failures"])[:limit],
             recent=lambda: self.recent,
+            why=lambda request_id: self.records if request_id in ("", "req-1") else [],
             runtime=lambda: {"pid": 1, "uptimeSeconds": 75.25},
+            traffic=self.traffic,
             metrics=self._metrics,
             get_log_level=lambda: self.level,
             set_log_level=self._set_level,

@@ -72,6 +72,8 @@ def test_listeners_are_listed_with_the_address_that_was_bound() -> None:
         "port": 15001,
         "protocol": "HTTP/1.1",
         "state": "listening",
+        "tls": "",
+        "problem": "",
     }
 
 

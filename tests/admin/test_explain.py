@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from admin_fakes import active, shop, with_routes
+from msgspec.structs import replace
 
 from sidecar.config.load import Problems, load
 from sidecar.errors import UsageError

@@ -185,14 +185,16 @@ def test_the_forward_listener_stays_open_until_nothing_is_in_flight() -> None:
 def test_post_drain_leaves_the_way_out_open_and_quitquitquit_ends_it() -> None:
     async def main() -> None:
         async with ScriptedUpstream(answer(response(body=b"out"))) as upstream, Sidecar(document(upstream.port)) as sidecar:
+            drained = False
+            while not drained:
+                async with await RawClient.open(sidecar.admin_port) as door:
+                    drained = json.loads((await door.request("/drain", method="POST", host="localhost")).body)["drained"]
+            with pytest.raises(ConnectionRefusedError):
+                await RawClient.open(sidecar.port())
+            async with await RawClient.open(sidecar.port("outbound")) as client:
+                reply = await client.request("/")
+                assert (reply.body, reply.get("connection")) == (b"out", None)
             async with await RawClient.open(sidecar.admin_port) as admin:
-                while not json.loads((await admin.request("/drain", method="POST", host="localhost")).body)["drained"]:
-                    await asyncio.sleep(0.02)
-                with pytest.raises(ConnectionRefusedError):
-                    await RawClient.open(sidecar.port())
-                async with await RawClient.open(sidecar.port("outbound")) as client:
-                    reply = await client.request("/")
-                    assert (reply.body, reply.get("connection")) == (b"out", None)
                 await admin.request("/quitquitquit", method="POST", host="localhost")
                 assert await asyncio.to_thread(sidecar.wait, 10) == 0
 

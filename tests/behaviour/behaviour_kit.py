@@ -15,7 +15,7 @@ import uvloop
 from support import Connection, RawClient, Response, Script, ScriptedUpstream
 from support.engine import Engine, upstream
 
-LONG = 20.0
+LONG = 60.0
 """A bound on a test as a whole, never what it measures."""
 
 

@@ -149,6 +149,17 @@ async def test_other_spellings_of_an_address_are_refused(spelling: str):
 
 
 @live
+async def test_a_redirect_to_a_forbidden_destination_is_passed_on_and_not_followed():
+    moved = answer(response("302 Found", headers="Location: http://169.254.169.254/\r\n"))
+    async with outbound(moved, routes=(TO_APP,)) as (engine, fake, client):
+        got = await absolute(client, "orders.shop.svc")
+        assert (got.status, got.get("location")) == (302, "http://169.254.169.254/")
+        await engine.seen.last(1)
+        assert [connected for connected, _ in engine.seen.connects] == ["app"]
+        assert len(fake.requests) == 1
+
+
+@live
 async def test_ports_other_than_443_and_80_are_refused_unless_the_entry_names_them():
     with_default = AllowEntry(host=None, network=ip_network("127.0.0.0/8"), ports=DEFAULT_PORTS)
     async with outbound(OK, with_default) as (_, fake, client):

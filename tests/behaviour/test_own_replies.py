@@ -267,10 +267,10 @@ async def test_a_101_that_nobody_asked_for_is_502_http_upgrade_failed():
 @live
 async def test_a_bug_of_ours_is_500_proxy_internal_error_and_says_nothing_of_it():
     async with playing(OK) as (engine, _, client):
-        engine.proxy.plan.listeners["inbound"].router = None
+        engine.registry.get("app").endpoints = ("no endpoint",)
         reply = await client.request()
-        assert_reply(reply, 500, "proxy_internal_error", details="")
-        assert b"NoneType" not in reply.body
+        assert_reply(reply, 500, "proxy_internal_error", details="upstream=app attempt=1/2")
+        assert b"'str'" not in reply.body
 
 
 # Form

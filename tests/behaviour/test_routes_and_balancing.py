@@ -295,6 +295,6 @@ async def test_an_upstream_over_a_unix_socket_works_like_any_other(tmp_path):
 
     socket_path = str(tmp_path / "app.sock")
     async with ScriptedUpstream(OK, unix_path=socket_path):
-        target = Target(scheme="http", host="", port=0, unix_path=socket_path)
+        target = Target(host="", port=0, unix_path=socket_path)
         async with Engine(Upstream(name="app", targets=(target,))) as engine:
             assert (await ask(engine)).body == b"ok"

@@ -97,10 +97,10 @@ def test_validate_takes_the_key_of_the_config_map(tmp_path: Path) -> None:
 def test_validate_ends_with_2_when_a_file_cannot_be_read_and_checks_the_others(
     bad: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["validate", str(tmp_path / "absent"), str(tmp_path), bad]) == 2
+    assert main(["validate", str(tmp_path / "absent"), bad]) == 2
     told = capsys.readouterr()
     assert told.out.count(f"{bad}:") == 2
-    assert [line.rpartition(": ")[2] for line in told.err.splitlines()] == ["no such file or directory", "is a directory"]
+    assert [line.rpartition(": ")[2] for line in told.err.splitlines()] == ["no such file or directory"]
 
 
 def test_validate_shows_warnings_and_calls_the_document_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +145,14 @@ def test_explain_works_offline_from_a_file(good: str, capsys: pytest.CaptureFixt
     assert "routes[0]" in text
     assert "127.0.0.1:8000  configured" in text
     assert f"{good}, revision -" in text
+
+
+def test_validate_and_explain_need_no_cluster_for_a_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "service.yaml"
+    path.write_text(GOOD.replace('targets: [{url: "http://127.0.0.1:8000"}]', "service: {name: orders, namespace: shop, port: http}"))
+    assert main(["validate", str(path)]) == 0
+    assert main(["explain", "GET", "http://app/", "--config", str(path)]) == 0
+    assert "service shop/orders:http" in capsys.readouterr().out
 
 
 def test_explain_takes_a_config_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

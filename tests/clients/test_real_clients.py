@@ -179,7 +179,7 @@ def test_httpx_streams_both_ways_and_pools() -> None:
             assert (await client.head("/")).headers["content-length"] == "5"
             assert server.requests[0].get("x-forwarded-for") == "127.0.0.1"
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def test_httpx_through_the_forward_listener() -> None:
@@ -190,7 +190,7 @@ def test_httpx_through_the_forward_listener() -> None:
                 assert (await client.post(f"http://127.0.0.1:{server.port}/", content=b"hello")).content == b"hello"
                 assert (await client.get("http://192.0.2.1/")).status_code == 403
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def _session(*arguments: str, **options: Any) -> aiohttp.ClientSession:
@@ -212,7 +212,7 @@ def test_aiohttp_posts_streams_and_reads_errors() -> None:
                 assert (answer.status, problem["reason"]) == (405, "http_request_denied")
         await asyncio.sleep(0)
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def test_an_aiohttp_client_that_leaves_cancels_the_upstream() -> None:
@@ -228,4 +228,4 @@ def test_an_aiohttp_client_that_leaves_cancels_the_upstream() -> None:
             await asyncio.wait_for((await server.connection(0)).ended.wait(), 3)
             assert (await engine.seen.last()).status == 499
 
-    asyncio.run(main())
+    uvloop.run(main())

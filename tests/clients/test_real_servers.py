@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.server
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -135,4 +134,4 @@ def test_http_server_of_python_speaks_1_0_and_the_client_keeps_its_connection() 
             assert engine.registry.statuses()[0].connections_idle == 0
 
     with http_server() as port:
-        asyncio.run(main(port))
+        uvloop.run(main(port))

@@ -19,10 +19,18 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
 from sidecar.model.reason import Reason
-from sidecar.model.snapshot import AllowEntry
+from sidecar.model.snapshot import AllowEntry, Client
 
 MIB = 1024 * 1024
+CHOSEN = [Client.NATIVE]
+"""Who asks the upstream for the upgrade."""
 LOOPBACK = {"allow": (AllowEntry(host=None, network=ip_network("127.0.0.0/8"), ports=None),)}
+
+
+@pytest.fixture(autouse=True, params=list(Client), ids=lambda client: client.value)
+def client(request: pytest.FixtureRequest) -> None:
+    """Every test here, for every client."""
+    CHOSEN[0] = request.param
 
 
 async def echo(socket: ServerConnection) -> None:
@@ -42,7 +50,7 @@ async def echo(socket: ServerConnection) -> None:
 async def playing(**server_options: Any) -> AsyncIterator[tuple[Engine, str]]:
     async with serve(echo, "127.0.0.1", 0, max_size=8 * MIB, **server_options) as server:
         port = server.sockets[0].getsockname()[1]
-        async with Engine(upstream(port), outbound=LOOPBACK) as engine:
+        async with Engine(upstream(port, client=CHOSEN[0]), outbound=LOOPBACK) as engine:
             yield engine, f"ws://127.0.0.1:{engine.port()}/chat?room=1"
 
 

@@ -6,6 +6,7 @@ from sidecar.config.effective import effective
 from sidecar.config.load import Loaded, Problems, load
 from sidecar.config.packed import Packed
 from sidecar.model import snapshot as model
+from sidecar.model import telemetry
 
 HEAD = "apiVersion: outrider.dev/v1alpha1\nkind: SidecarConfig\n"
 UPSTREAM = 'upstreams: [{name: app, targets: [{url: "http://127.0.0.1:8000"}]}]\n'
@@ -28,7 +29,7 @@ def test_a_short_document_has_two_listeners_and_sends_everything_to_its_only_ups
         model.Listener(name="outbound", port=15002, bind="127.0.0.1", mode=model.Mode.FORWARD),
     )
     assert compiled.routes == (model.Route(name="routes[0]", index=0, backends=(model.Backend(name="app"),)),)
-    assert compiled.upstreams == {"app": model.Upstream(name="app", targets=(model.Target(scheme="http", host="127.0.0.1", port=8000),))}
+    assert compiled.upstreams == {"app": model.Upstream(name="app", targets=(model.Target(host="127.0.0.1", port=8000),))}
     assert (compiled.revision, len(compiled.hash)) == ("r1", 16)
 
 
@@ -125,9 +126,9 @@ def test_every_part_of_an_upstream_is_compiled():
     assert upstreams["a"] == model.Upstream(
         name="a",
         targets=(
-            model.Target(scheme="http", host="::1", port=81, weight=3),
-            model.Target(scheme="http", host="orders.shop", port=80),
-            model.Target(scheme="http", host="", port=0, unix_path="/run/a.sock"),
+            model.Target(host="::1", port=81, weight=3),
+            model.Target(host="orders.shop", port=80),
+            model.Target(host="", port=0, unix_path="/run/a.sock"),
         ),
         connect_timeout=1.0,
         pool=model.PoolLimits(
@@ -211,14 +212,14 @@ def test_telemetry_and_lifecycle_are_compiled():
     )
     assert compiled.telemetry == model.Telemetry(
         buckets=(1.0, 2.0),
-        access_log=model.AccessLog(
-            format=model.LogFormat.NONE,
+        access_log=telemetry.AccessLog(
+            format=telemetry.LogFormat.NONE,
             sample=0.0,
             always_error=False,
             always_retried=False,
             slower_than=None,
             redact_headers=frozenset({b"x-key"}),
-            query=model.LogQuery.KEEP,
+            query=telemetry.LogQuery.KEEP,
         ),
     )
     assert compiled.lifecycle == model.Lifecycle(drain_delay=0.0, drain_timeout=60.0)

@@ -6,11 +6,22 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from sidecar.config.file import FileSource, UnreadableFile, read_document
+from sidecar.config import stir
+from sidecar.config.file import FileSource, UnreadableFile, names_of, read_document
+from sidecar.config.inotify import open_watch
 from sidecar.config.parse import MAX_BYTES
 from sidecar.config.source import Mailbox, Offer, Unavailable
 
 WAYS = pytest.mark.parametrize("use_inotify", [True, False], ids=["inotify", "polling"])
+
+
+@pytest.fixture
+def watch():
+    opened = open_watch()
+    if opened is None:
+        pytest.skip("this system has no inotify")
+    yield opened
+    opened.close()
 
 
 @asynccontextmanager
@@ -203,3 +214,74 @@ def test_no_more_is_read_than_tells_that_a_file_is_too_large(tmp_path):
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(1 << 40)
     assert len(read_document(tmp_path / "huge")) == MAX_BYTES + 1
+
+
+def test_what_else_changes_in_the_folder_is_no_reason_to_look(tmp_path, watch):
+    """An access log beside the document stirs a hundred times a second, and each look is a thread."""
+    path = tmp_path / "sidecar.yaml"
+    path.write_bytes(b"one")
+    assert watch.follow(names_of([path]))
+    with (tmp_path / "access.log").open("ab", buffering=0) as other:
+        other.write(b"a line\n")
+    assert not watch.drain()
+    path.write_bytes(b"two")
+    with (tmp_path / "access.log").open("ab", buffering=0) as other:
+        other.write(b"another\n")
+    assert watch.drain(), "among others"
+    (tmp_path / "renamed").touch()
+    assert not watch.drain()
+    (tmp_path / "renamed").replace(path)
+    assert watch.drain()
+
+
+def test_a_folder_that_goes_away_is_a_reason_to_look(tmp_path, watch):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    assert watch.follow({folder: {"sidecar.yaml"}})
+    folder.rmdir()
+    assert watch.drain()
+    assert not watch.follow({folder: {"sidecar.yaml"}})
+
+
+def test_two_paths_to_one_folder_are_followed_by_the_names_of_both(tmp_path, watch):
+    """As `..data` and the folder that it names are."""
+    real = tmp_path / "..1"
+    real.mkdir()
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "sidecar.yaml").symlink_to("..data/sidecar.yaml")
+    (real / "sidecar.yaml").write_bytes(b"one")
+    (tmp_path / "tls.crt").symlink_to("..data/tls.crt")
+    (real / "tls.crt").write_bytes(b"pem")
+    found = names_of([tmp_path / "sidecar.yaml", tmp_path / "tls.crt"])
+    assert found[tmp_path] >= {"sidecar.yaml", "tls.crt", "..data"}
+    assert found[tmp_path / "..data"] == found[real] == {"sidecar.yaml", "tls.crt"}
+    assert watch.follow({tmp_path / "..data": {"sidecar.yaml"}, real: {"tls.crt"}})
+    for name in ("sidecar.yaml", "tls.crt"):
+        (real / name).write_bytes(b"new")
+        assert watch.drain(), name
+
+
+def test_a_document_that_is_moved_into_its_place_is_whole_and_one_that_is_written_there_may_not_be(tmp_path, watch):
+    path = tmp_path / "sidecar.yaml"
+    path.write_bytes(b"one")
+    assert watch.follow(names_of([path]))
+    (tmp_path / "fresh").write_bytes(b"two")
+    (tmp_path / "fresh").replace(path)
+    assert (watch.drain(), watch.whole) == (True, True)
+    path.write_bytes(b"three")
+    assert (watch.drain(), watch.whole) == (True, False)
+
+
+def test_nothing_is_waited_for_when_a_document_was_moved_into_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(stir, "QUIET_SECONDS", 60)
+    path = tmp_path / "sidecar.yaml"
+    path.write_bytes(b"one")
+
+    async def scenario():
+        async with following(path, use_inotify=True) as mailbox:
+            assert await content(mailbox) == b"one"
+            (tmp_path / "fresh").write_bytes(b"two")
+            (tmp_path / "fresh").replace(path)
+            assert await content(mailbox) == b"two"
+
+    uvloop.run(scenario())

@@ -3,8 +3,9 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidecar.config.check import CheckResult, check_text
 from sidecar.config.effective import effective
-from sidecar.config.load import CheckResult, Loaded, Problems, check_text, load
+from sidecar.config.load import Loaded, Problems, load
 
 VALID = """apiVersion: outrider.dev/v1alpha1
 kind: SidecarConfig

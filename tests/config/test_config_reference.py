@@ -34,20 +34,6 @@ def test_every_link_of_the_reference_leads_somewhere():
     assert set(re.findall(r"\]\(#([a-z]+)\)", text)) <= titles
 
 
-def test_fields_that_are_not_built_are_marked():
-    rows = [line for line in reference.render().splitlines() if "Not supported in this version" in line and line.startswith("|")]
-    assert {re.match(r"\| `(\w+)`", row)[1] for row in rows} >= {
-        "service",
-        "client",
-        "protocol",
-        "tls",
-        "proxyURL",
-        "healthCheck",
-        "requestMirror",
-        "exporter",
-    }
-
-
 def test_the_example_of_the_reference_is_valid():
     example = re.search(r"```yaml\n(.*?)```", reference.render(), re.DOTALL)[1]
     assert isinstance(load(example.encode()), Loaded)
@@ -61,7 +47,6 @@ def test_the_schema_knows_every_field_and_no_other():
         assert definition["additionalProperties"] is False
         assert set(definition["properties"]) == {field.encode_name for field in kind.fields}
         assert definition["required"] == [field.encode_name for field in kind.fields if field.required]
-    assert "Not supported in this version." in definitions["UpstreamDoc"]["properties"]["client"]["description"]
 
 
 def test_the_schema_is_json_with_patterns_that_javascript_understands():

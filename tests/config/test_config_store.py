@@ -6,7 +6,6 @@ import pytest
 from sidecar.config import store as store_module
 from sidecar.config.last_good import LastGood
 from sidecar.config.problem import ConfigRejected, Problem
-from sidecar.config.source import Mailbox, Offer, Unavailable, feed
 from sidecar.config.store import ConfigStore, Outcome, Result
 
 HEAD = b'apiVersion: outrider.dev/v1alpha1\nkind: SidecarConfig\nupstreams: [{name: app, targets: [{url: "http://127.0.0.1:8000"}]}]\n'
@@ -26,7 +25,8 @@ class Subscriber:
         self.applied = []
         self.refuses = refuses
 
-    async def __call__(self, snapshot):
+    async def __call__(self, candidate):
+        snapshot = candidate.snapshot
         if snapshot.lifecycle.drain_delay in self.refuses:
             raise ConfigRejected([Problem("listeners[0].port", 0, 0, "the port is in use (choose another)")])
         self.applied.append(snapshot)
@@ -178,12 +178,13 @@ def test_a_lost_source_is_told_once_and_again_when_it_is_back(caplog):
     async def scenario(store):
         store.unavailable("file", "gone")
         store.unavailable("file", "gone")
-        lost = store.status().source_connected
+        lost = store.status().source_connected, store.troubles()
         await store.offer("file", "r1", GOOD)
         return lost
 
     store, lost = run(scenario)
-    assert lost == {"file": False}
+    assert lost == ({"file": False}, {"file": "gone"})
+    assert store.troubles() == {"file": ""}
     assert store.status().source_connected == {"file": True}
     assert [record.event for record in caplog.records if "source" in record.event] == ["config_source_lost", "config_source_back"]
 
@@ -212,38 +213,3 @@ def test_only_documents_that_were_applied_are_kept(tmp_path):
 
     run(scenario, last_good=LastGood(tmp_path))
     assert asyncio.run(LastGood(tmp_path).load()).data == GOOD
-
-
-def test_a_mailbox_holds_the_newest_news_only():
-    async def scenario():
-        mailbox = Mailbox()
-        mailbox.put(Offer("file", "1", b"a"))
-        mailbox.put(Unavailable("file", "gone"))
-        mailbox.put(Offer("file", "2", b"b"))
-        return await mailbox.get()
-
-    assert asyncio.run(scenario()) == Offer("file", "2", b"b")
-
-
-def test_news_reach_the_store_and_the_first_look_is_reported():
-    async def scenario(store):
-        mailbox = Mailbox()
-        first = asyncio.get_running_loop().create_future()
-        task = asyncio.ensure_future(feed(mailbox, store, first))
-        mailbox.put(Unavailable("file", "sidecar.yaml does not exist"))
-        looked = await first
-        applied = asyncio.Event()
-
-        async def tell(_snapshot):
-            applied.set()
-
-        store.on_apply.append(tell)
-        mailbox.put(Offer("file", "r1", GOOD))
-        await applied.wait()
-        await asyncio.sleep(0)
-        task.cancel()
-        return looked
-
-    store, looked = run(scenario)
-    assert looked is None
-    assert store.active.revision == "r1"

@@ -18,17 +18,21 @@ import uvloop
 from support import Connection, RawClient, Response, Script, ScriptedUpstream, response
 from support.engine import Recorder
 
+from sidecar.config.certificate_files import CertificateFiles
 from sidecar.config.load import Loaded, Problems, load
 from sidecar.model.snapshot import Listener
+from sidecar.model.tls import Handshake
 from sidecar.proxy.pipeline import Proxy
-from sidecar.proxy.plan import Plan
+from sidecar.proxy.plan import make_plan
 from sidecar.proxy.timekeeper import Timekeeper
 from sidecar.server.listeners import Listeners
 from sidecar.server.port import Handler
+from sidecar.tls.store import Follow, TlsStore
 from sidecar.upstream.registry import Registry
 from sidecar.upstream.resolver import Resolver
+from sidecar.upstream.service import FollowService
 
-LONG = 20.0
+LONG = 60.0
 """A bound on a test as a whole, never what it measures."""
 SHORT = "100ms"
 """A clock that is meant to fire."""
@@ -109,26 +113,41 @@ def route_to(name: str, **more: Any) -> Document:
 class Chain:
     """`async with Chain(document) as chain:`: document -> load -> snapshot -> listeners, proxy, upstreams; real sockets."""
 
-    def __init__(self, doc: Document, *, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        doc: Document,
+        *,
+        resolver: Resolver | None = None,
+        follow_service: FollowService | None = None,
+        follow_object: Follow | None = None,
+    ) -> None:
         loaded = load(json.dumps(doc).encode())
         assert isinstance(loaded, Loaded), problems_of(doc)
         self.snapshot = loaded.snapshot
         self.seen = Recorder()
         self._resolver = resolver
+        self._follow_service = follow_service
+        self._follow_object = follow_object
 
     async def __aenter__(self) -> Self:
         self._timekeeper = Timekeeper(asyncio.get_running_loop())
-        self.registry = Registry(self.seen, self._resolver)
+        self._files = CertificateFiles(poll_seconds=0.05)
+        self.tls = TlsStore(self._files.follow, self._follow_object, "shop")
+        await self.tls.want(self.snapshot)
+        self.registry = Registry(self.seen, self._resolver, self._follow_service, self.tls)
         await self.registry.reconcile(self.snapshot)
-        self.proxy = Proxy(Plan(self.snapshot, self.registry), self.registry, self.seen, self._timekeeper)
-        self._listeners = Listeners(self._handler, self.seen, self._timekeeper)
+        self.proxy = Proxy(make_plan(self.snapshot, self.registry), self.registry, self.seen, self._timekeeper)
+        self._listeners = Listeners(self._handler, self.seen, self._timekeeper, self.tls)
         self._listeners.commit(self._listeners.prepare(self.snapshot.listeners), 0.0)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._listeners.aclose()
         self._timekeeper.close()
+        await self.proxy.mirrors.aclose()
         await self.registry.aclose()
+        await self.tls.aclose()
+        await self._files.aclose()
         await asyncio.sleep(0)
 
     def _handler(self, listener: Listener) -> Handler:
@@ -138,17 +157,27 @@ class Chain:
         """Where a listener listens, as the log says it."""
         return self._listeners.addresses()[listener]
 
+    def listeners(self) -> list[dict[str, Any]]:
+        """`GET /listeners`."""
+        return self._listeners.status()
+
+    async def shaken(self, result: Handshake) -> None:
+        """Wait until a client's handshake has ended like this."""
+        async with asyncio.timeout(LONG):
+            while result not in self.seen.handshakes:
+                await asyncio.sleep(0.01)
+
     def port(self, listener: str = "inbound") -> int:
         """Its port."""
         return int(self.address(listener).rpartition(":")[2])
 
-    async def client(self, listener: str = "inbound") -> RawClient:
-        """A new connection to a listener on the loopback."""
-        return await RawClient.open(self.port(listener))
+    async def client(self, listener: str = "inbound", **secured: Any) -> RawClient:
+        """A new connection to a listener on the loopback; `secured`: see RawClient.open."""
+        return await RawClient.open(self.port(listener), **secured)
 
-    async def ask(self, target: str = "/", *, listener: str = "inbound", **request: Any) -> Response:
+    async def ask(self, target: str = "/", *, listener: str = "inbound", secured: dict[str, Any] | None = None, **request: Any) -> Response:
         """One request on a connection of its own."""
-        async with await self.client(listener) as client:
+        async with await self.client(listener, **(secured or {})) as client:
             return await client.request(target, **request)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from document_kit import Document, Gate, document, live, problems_of, proves
 from support import Connection, RawClient, Script, ScriptedUpstream, Sidecar, response
+from support.otlp_metrics import Receiver
 
 LOG = "telemetry.accessLog"
 
@@ -103,9 +104,29 @@ async def test_metrics_have_the_buckets_of_the_document() -> None:
             assert await bounds(sidecar) == ["0.25", "4.0", "+Inf"]
 
 
+@proves("telemetry.metrics.otlp.endpoint", "telemetry.metrics.otlp.interval")
+@live
+async def test_metrics_go_to_the_collector_that_the_document_names_as_often_as_it_says() -> None:
+    def sends_to(receiver: Receiver, interval: str) -> Document:
+        return logging(1, None, metrics={"otlp": {"endpoint": receiver.url, "interval": interval}})
+
+    with Receiver() as often, Receiver() as seldom:
+        async with Sidecar(sends_to(often, "1s")) as sidecar:
+            while len(often.points("outrider_build_info")) < 2:
+                await asyncio.sleep(0.05)
+            await sidecar.aapply(sends_to(seldom, "1h"))
+            assert seldom.requests == []
+        assert len(seldom.points("outrider_build_info")) == 1, "the last state of things, at the end"
+
+
 @pytest.mark.parametrize(
     ("telemetry", "said"),
     [
+        ({"metrics": {"otlp": {"endpoint": "collector:4318"}}}, "metrics.otlp.endpoint: "),
+        ({"metrics": {"otlp": {"endpoint": "http://collector:4318/v1/metrics"}}}, "metrics.otlp.endpoint: /v1/metrics is appended here"),
+        ({"metrics": {"otlp": {"endpoint": "http://collector:4318", "interval": "500ms"}}}, "metrics.otlp.interval: 500ms between two"),
+        ({"metrics": {"otlp": {"endpoint": "http://collector:4318", "interval": "2h"}}}, "metrics.otlp.interval: 2h between two"),
+        ({"metrics": {"otlp": {}}}, "metrics.otlp"),
         ({"metrics": {"buckets": [1, 1]}}, "metrics.buckets[1]: 1.0 does not come after 1.0"),
         ({"metrics": {"buckets": []}}, "metrics.buckets: 0 buckets"),
         ({"accessLog": {"redactHeaders": ["a b"]}}, "accessLog.redactHeaders[0]: "),
@@ -142,7 +163,8 @@ async def test_inbound_accepts_for_drain_delay_after_sigterm() -> None:
             assert await sidecar.astop(signal.SIGTERM) == 0  # nothing is in flight: nothing is cut
         async with Sidecar(document(fake.port, lifecycle={"drainDelay": "0s"})) as sidecar:
             port = sidecar.port()
-            assert await sidecar.astop(signal.SIGTERM, timeout=3) == 0
+            assert await sidecar.astop(signal.SIGTERM) == 0
+            assert sidecar.events("draining", drain_delay_s=0.0)
             assert not await accepts(port)
 
 
@@ -174,4 +196,4 @@ async def test_the_lifecycle_of_the_newest_document_counts() -> None:
     async with ScriptedUpstream(app()) as fake:
         async with Sidecar(document(fake.port, lifecycle={"drainDelay": "1h"})) as sidecar:
             await sidecar.aapply(document(fake.port, lifecycle={"drainDelay": "0s"}))
-            assert await sidecar.astop(signal.SIGTERM, timeout=3) == 0
+            assert await sidecar.astop(signal.SIGTERM) == 0

@@ -14,9 +14,14 @@ from typing import Any
 
 import pytest
 from document_kit import SHORT, Chain, Gate, document, live, playing, problems_of, proves, reason_of, says
+from kube.kube_store import Store
+from kube.slice_objects import endpoint_slice
 from support import Connection, RawClient, ScriptedUpstream, response
 from upstream.upstream_fakes import DnsServer, black_hole
 
+from sidecar.kube.endpoint_slices import EndpointSlices
+from sidecar.kube.hub import Hub
+from sidecar.kube.objects import ENDPOINT_SLICES
 from sidecar.upstream.cares import CaresClient
 from sidecar.upstream.resolver import Resolver
 
@@ -109,6 +114,47 @@ async def test_a_name_is_followed_by_its_ttl_and_the_last_answer_stays_when_the_
                         await asyncio.sleep(0.05)
                     await asyncio.sleep(0.1)
                     assert reason_of(await client.request()) == "three"
+
+
+@proves("upstreams[].service.name", "upstreams[].service.namespace", "upstreams[].service.port")
+@live
+async def test_a_kubernetes_service_is_followed_by_its_endpoint_slices() -> None:
+    store = Store(namespace="own")
+    hub = Hub(store.connect)
+    async with ScriptedUpstream(says("orders")) as orders, ScriptedUpstream(says("billing")) as billing:
+        for namespace, service, up in (("own", "orders", orders), ("shop", "billing", billing)):
+            ports = [{"name": "http", "port": up.port}, {"name": "other", "port": 1}]
+            await store.put(ENDPOINT_SLICES, endpoint_slice("127.0.0.1", service=service, name=f"{service}-1", ports=ports), namespace)
+        cases: tuple[tuple[Any, str], ...] = (
+            ({"name": "orders", "port": "http"}, "orders"),
+            ({"name": "orders", "port": orders.port}, "orders"),
+            ({"name": "orders", "port": "http", "namespace": "own"}, "orders"),
+            ({"name": "billing", "port": "http", "namespace": "shop"}, "billing"),
+            ({"name": "billing", "port": "http"}, "503 destination_unavailable"),
+            ({"name": "orders", "port": "other"}, "502 connection_refused"),
+        )
+        for service, said in cases:
+            doc = document(up={"targets": None, "service": service})
+            async with Chain(doc, follow_service=EndpointSlices(hub).follow) as chain:
+                assert reason_of(await chain.ask()) == said, service
+    await hub.aclose()
+
+
+@pytest.mark.parametrize(
+    ("service", "problem"),
+    [
+        ({"name": "Orders", "port": 80}, 'name: "Orders" is not the name of a Kubernetes object'),
+        ({"name": "orders.shop", "port": 80}, "name: "),
+        ({"name": "orders", "namespace": "a/b", "port": 80}, "namespace: "),
+        ({"name": "orders", "port": 0}, "port: 0 is not a port (write 1 to 65535, or the port's name)"),
+        ({"name": "orders", "port": "80"}, 'port: "80" is a text (write 80 without quotes'),
+        ({"name": "orders", "port": "HTTP"}, "port: "),
+        ({"name": "orders"}, "port"),
+    ],
+)
+def test_names_and_ports_that_no_service_can_have_are_refused(service: dict[str, Any], problem: str) -> None:
+    (found,) = problems_of(document(up={"targets": None, "service": service}))
+    assert f"upstreams[0].service.{problem}" in found
 
 
 @live
@@ -265,7 +311,7 @@ async def test_peak_ewma_prefers_the_faster_target() -> None:
     async def slow(connection: Connection) -> None:
         while True:
             await connection.read_request()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(1.0)  # slower than a busy machine makes the other one
             await connection.send(response(body=b"slow"))
 
     async with ScriptedUpstream(slow) as one, ScriptedUpstream(says("fast")) as two:

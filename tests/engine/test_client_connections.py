@@ -136,7 +136,7 @@ def test_the_header_clock_does_not_start_anew_with_every_byte():
             dripping = asyncio.ensure_future(client.send(GET * 9, piece=1, pause=0.02))
             assert (await client.read_response()).status == 408
             dripping.cancel()
-            await asyncio.wait([dripping])
+            await asyncio.gather(dripping, return_exceptions=True)  # it may have met the closed connection
 
     uvloop.run(main())
 

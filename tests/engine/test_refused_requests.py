@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import uvloop
-from engine_driver import GET, Heard, cut, each_byte, swallow, talk
+from engine_driver import GET, Heard, arrived, cut, each_byte, swallow, talk
 from protocol.protocol_vectors import REFUSED
-from support import Connection, ScriptedUpstream, answer, response
+from support import Connection, RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
+
+from sidecar.model.reason import Rejection
 
 SHORT = 160
 """Longest vector that is cut at every byte; nearly all are shorter."""
@@ -111,3 +113,22 @@ def test_a_good_request_behind_a_bad_one_is_never_served():
     problems, connections = uvloop.run(refuse([(why, [data + GET], [status]) for data, status, why in REFUSED]))
     assert problems == []
     assert [bytes(one.received) for one in connections if one.received] == []
+
+
+def test_a_body_that_turns_out_bad_on_its_way_is_the_clients_fault_and_counted_as_such():
+    async def main() -> Engine:
+        async with ScriptedUpstream(swallow) as peer, Engine(upstream(peer.port)) as engine:
+            async with await RawClient.open(engine.port()) as client:
+                await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+                await arrived(await peer.connection(0), b"hello")
+                await client.send(b"ZZ\r\n")
+                assert (await client.read_response()).status == 400
+            await engine.seen.last(1)
+        return engine
+
+    engine = uvloop.run(main())
+    assert engine.seen.rejected == [Rejection.BAD_CHUNK]
+    assert [attempt.outcome for attempt in engine.seen.attempts] == ["http_request_error"]
+    endpoint = engine.seen.attempts[0].endpoint
+    assert endpoint is not None
+    assert endpoint.failures == 0, "the upstream is not to blame"

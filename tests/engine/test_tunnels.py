@@ -113,7 +113,7 @@ def test_a_client_cannot_fill_our_memory_before_the_101():
                 assert not pouring.done()
                 assert max(len(one.rx) for one in engine._owners[0].connections) <= 128 * 1024
                 pouring.cancel()
-                await asyncio.wait([pouring])
+                await asyncio.gather(pouring, return_exceptions=True)
                 client.reset()
             await engine.seen.last()
 

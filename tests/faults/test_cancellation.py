@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from faults.rig import BOUND, Rig, assert_clean, deaf_port, read_on, until
+from faults.rig import BOUND, REACHED, Rig, assert_clean, deaf_port, read_on, until
 from support import RawClient, ScriptedUpstream, response
 from support.engine import Engine, upstream
 from support.upstream import Connection, Script, in_turn
@@ -86,7 +86,7 @@ async def send_a_lot(rig: Rig) -> None:
 
 async def send_a_mebibyte(rig: Rig) -> None:
     await rig.client.send(post(64 * MIB, b"x" * MIB))
-    await until(lambda: rig.exchange.bytes_in == MIB)
+    await until(lambda: rig.exchange.bytes_in == MIB, seconds=REACHED)
 
 
 async def read_a_mebibyte(rig: Rig) -> None:
@@ -204,7 +204,7 @@ def test_an_exchange_that_ends_early_leaves_nothing(phase: Phase_, cause: str, m
                     target = upstream(stack.enter_context(deaf_port()))
                 elif phase.name == "dns":
                     monkeypatch.setattr("support.engine.Registry", lambda observer: Registry(observer, Resolver(_never)))
-                    target = Upstream(name="app", targets=(Target(scheme="http", host="nowhere.test", port=80),))
+                    target = Upstream(name="app", targets=(Target(host="nowhere.test", port=80),))
                 async with Engine(target, route=phase.route) as engine:
                     await _play(phase, cause, engine, server)
 
@@ -223,7 +223,7 @@ async def _play(phase: Phase_, cause: str, engine: Engine, server: ScriptedUpstr
             await phase.play(rig)
         else:
             await client.send(phase.send)
-        await until(lambda: engine.seen.started and phase.reached(rig), phase.name)
+        await until(lambda: engine.seen.started and phase.reached(rig), phase.name, REACHED)
         exchange = rig.exchange
         await rig.end(cause)
         _check_outcome(phase, cause, rig)

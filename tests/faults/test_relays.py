@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import stat
+from types import FunctionType
+from typing import Any
 
 import pytest
 import uvloop
@@ -12,7 +16,8 @@ from support import RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
 from support.upstream import Connection
 
-from sidecar.http1.connection import BULK_READ, RX_LIMIT
+from sidecar.http1 import relay, splice
+from sidecar.http1.connection import BULK_READ, EAGER_READ, RX_LIMIT, SMALL_READ, set_bulk_read
 from sidecar.http1.relay import BULK_MIN
 
 MIB = 1024 * 1024
@@ -161,3 +166,94 @@ def test_a_body_of_every_size_around_the_hand_over_arrives() -> None:
             await assert_clean(engine)
 
     uvloop.run(main())
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What relays in user space offer to sockets at a time, and what is taken of that; -1: nothing."""
+    seen: list[tuple[int, int]] = []
+    real = os.write
+
+    def write(descriptor: int, data: Any) -> int:
+        if not (isinstance(data, memoryview) and stat.S_ISSOCK(os.fstat(descriptor).st_mode)):
+            return real(descriptor, data)
+        try:
+            took = real(descriptor, data)
+        except BlockingIOError:
+            seen.append((len(data), -1))
+            raise
+        seen.append((len(data), took))
+        return took
+
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(splice.PIPES, "refused", True)
+    return seen
+
+
+def bulk_answer(*, slow: bool) -> None:
+    """64 MiB to one client, which stops now and then when it is slow."""
+
+    async def main() -> None:
+        body = noise(64 * MIB)
+
+        async def script(connection: Connection) -> None:
+            await connection.read_request()
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await connection.read_some()
+
+        async with ScriptedUpstream(script) as server, Engine(upstream(server.port)) as engine:
+            async with await RawClient.open(engine.port()) as client:
+                await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                for _ in range(8 * slow):
+                    client._writer.transport.pause_reading()
+                    await until(lambda: any(one.drained is not None for owner in engine._owners for one in owner.connections))
+                    client._writer.transport.resume_reading()
+                    await asyncio.sleep(0.002)
+                assert (await client.read_response()).body == body
+            await assert_clean(engine)
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_large_read_is_one_that_its_destination_takes_whole(writes: list[tuple[int, int]], slow: bool) -> None:
+    """What it does not take is what we hold, and that is bounded by BULK_READ.
+
+    But for a kernel that is short of memory for all of its sockets, and shrinks a buffer after it has said how large it is.
+    """
+    bulk_answer(slow=slow)
+    large = [(offered, took) for offered, took in writes if offered > BULK_READ]
+    assert max(offered for offered, _ in writes) <= EAGER_READ
+    refused = [(offered, took) for offered, took in large if offered != took]
+    assert len(refused) <= len(large) / 10, refused
+    assert large or slow
+    assert any(offered != took for offered, took in writes) or not slow, "it was slow"
+
+
+def test_no_read_is_large_any_more_once_memory_is_short(writes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    after, counted = [], os.write
+
+    def write(descriptor: int, data: Any) -> int:
+        if isinstance(data, memoryview) and (after or len(data) > BULK_READ):
+            after.append(len(data))
+            set_bulk_read(SMALL_READ)
+        return counted(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    try:
+        bulk_answer(slow=False)
+    finally:
+        set_bulk_read(BULK_READ)
+    assert after[0] > BULK_READ
+    assert max(after[1:]) <= SMALL_READ
+
+
+def test_no_read_is_large_where_the_kernel_does_not_say_how_much_room_there_is(
+    writes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(relay.send_room, FunctionType):
+        pytest.skip("compiled: constants cannot be replaced")
+    monkeypatch.setattr(relay, "_SO_MEMINFO", 9999)
+    bulk_answer(slow=False)
+    assert writes
+    assert max(offered for offered, _ in writes) <= BULK_READ

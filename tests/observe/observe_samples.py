@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sidecar.model.endpoint import Endpoint
 from sidecar.model.exchange import Attempt, Exchange
 from sidecar.model.head import RequestHead
 from sidecar.model.reason import Clock, Phase, Reason
-from sidecar.model.snapshot import Listener, Mode, Route, Snapshot, Telemetry, Upstream
-from sidecar.model.status import ConfigStatus
+from sidecar.model.snapshot import Listener, Mode, Route, Snapshot, Upstream
+from sidecar.model.status import ConfigStatus, KubeStatus
+from sidecar.model.telemetry import Telemetry
 from sidecar.observe.families import Families
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.runtime import RuntimeSampler
@@ -76,12 +79,26 @@ def snapshot(*, listeners=("inbound",), routes=("orders-read",), upstreams=("ord
     )
 
 
-def families(metrics=None, *, upstreams=(), config=None, runtime=None, dropped=0, failures=None):
+class Trace(NamedTuple):
+    """What tracing leaves on an exchange."""
+
+    trace_id: str = "0af7651916cd43dd8448eb211c80319c"
+    span_id: str = "b7ad6b7169203331"
+    sampled: bool = True
+
+
+def families(
+    metrics=None, *, upstreams=(), config=None, kube=None, runtime=None, dropped=0, spans=None, exports=None, failures=None, certificates=()
+):
     return Families(
         metrics or Metrics(),
         upstreams=lambda: upstreams,
         config=lambda: config or ConfigStatus(),
+        kube=lambda: kube or KubeStatus(),
+        certificates=lambda: certificates,
         runtime=runtime or RuntimeSampler(),
         log_lines_dropped=lambda: dropped,
+        spans_dropped=lambda: spans or {},
+        metric_exports=lambda: exports or {},
         observer_failures=lambda: failures or {},
     )

@@ -9,8 +9,8 @@ import pytest
 from observe_samples import attempt, exchange, failed_exchange, head, snapshot
 
 from sidecar.model.reason import Reason
-from sidecar.model.snapshot import AccessLog as Settings
-from sidecar.model.snapshot import LogFormat, LogQuery, Telemetry
+from sidecar.model.telemetry import AccessLog as Settings
+from sidecar.model.telemetry import LogFormat, LogQuery, Telemetry
 from sidecar.observe.access_log import BATCH_BYTES, BATCH_LINES, AccessLog
 
 FIELDS = [

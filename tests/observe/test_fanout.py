@@ -37,6 +37,9 @@ class Witness(SilentObserver):
     def connection_closed(self, listener):
         self.seen.append("connection_closed")
 
+    def handshake_finished(self, listener, result):
+        self.seen.append("handshake_finished")
+
     def tunnel_started(self, exchange):
         self.seen.append("tunnel_started")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 
-from sidecar.observe.output import Output
+from sidecar.observe.output import Output, make_turn
 
 
 @contextlib.contextmanager
@@ -156,3 +159,54 @@ def test_an_output_that_never_wrote_has_no_thread_and_closes():
         assert output._thread is None
         output.close()
         output.close()
+
+
+WRITER = """
+import os, sys
+from sidecar.observe.output import Output
+output = Output(1, turn=int(sys.argv[1]))
+line = (sys.argv[2] * 1500 + "\\n").encode()
+for _ in range(300):
+    output.write(line * 8)
+    while output._waiting:
+        pass
+output.close(20)
+"""
+
+
+def writer_process(turn, letter, into):
+    command = [sys.executable, "-c", WRITER, str(turn), letter]
+    return subprocess.Popen(command, stdout=into, pass_fds=(turn,))
+
+
+def test_lines_of_several_processes_never_run_into_each_other():
+    turn = make_turn()
+    with pipe() as (reader, writer, ends):
+        processes = [writer_process(turn, letter, writer) for letter in "abc"]
+        os.close(writer)
+        ends.discard(writer)
+        lines = read_all(reader).splitlines()
+        assert [process.wait(30) for process in processes] == [0, 0, 0]
+    assert sorted(set(lines)) == [letter * 1500 for letter in (b"a", b"b", b"c")]
+    assert len(lines) == 3 * 300 * 8
+    os.close(turn)
+
+
+def test_a_process_that_dies_in_the_middle_of_a_line_holds_up_nobody_and_the_next_line_begins_anew():
+    turn = make_turn()
+    with pipe() as (reader, writer, ends):
+        first = writer_process(turn, "a", writer)
+        taken = os.read(reader, 100)  # it writes more than the pipe takes, so now it waits in the middle of a line
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        output = Output(writer, turn=turn)
+        os.close(writer)
+        ends.discard(writer)
+        output.write(b"whole\n")
+        closing = threading.Thread(target=output.close, args=(20.0,))
+        closing.start()
+        lines = (taken + read_all(reader)).splitlines()
+        closing.join()
+        assert lines[-1] == b"whole"
+        assert set(lines[:-2]) <= {b"a" * 1500}
+    os.close(turn)

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.model.endpoint import EndpointState
 from sidecar.model.reason import Clock, Reason, Rejection
-from sidecar.model.snapshot import AccessLog, Telemetry
-from sidecar.model.status import ConfigStatus, EndpointStatus, UpstreamStatus
+from sidecar.model.status import ConfigStatus, EndpointStatus, KubeStatus, UpstreamStatus
+from sidecar.model.telemetry import AccessLog, Telemetry
 from sidecar.observe.exposition import Exposition
 from sidecar.observe.metrics import MAX_OUTCOMES, Metrics
 from sidecar.observe.runtime import RuntimeSampler
@@ -246,6 +246,18 @@ def test_the_state_of_the_configuration_is_shown():
     assert value(samples, "config_updates_total", source="file", result="rejected") == 1
 
 
+def test_what_is_done_at_the_api_server_is_counted():
+    kube = KubeStatus(
+        requests={("configmaps", "watch", "ended"): 3},
+        watches={("secrets", "lost"): 1, ("configmaps", "connected"): 2},
+        events={"exists": 4},
+    )
+    samples = read(Metrics(), kube=kube)
+    assert value(samples, "kube_requests_total", resource="configmaps", verb="watch", outcome="ended") == 3
+    assert value(samples, "kube_watches", resource="secrets", state="lost") == 1
+    assert value(samples, "config_events_total", result="exists") == 4
+
+
 def test_before_the_first_configuration_nothing_claims_to_be_active():
     samples = read(Metrics())
     assert series(samples, "config_info") == []
@@ -295,6 +307,9 @@ TABLE = [
     "config_last_applied_timestamp_seconds",
     "config_rejected",
     "config_source_connected",
+    "config_events_total",
+    "kube_requests_total",
+    "kube_watches",
     "event_loop_lag_seconds",
     "file_descriptors",
     "file_descriptors_limit",
@@ -303,6 +318,7 @@ TABLE = [
     "cpu_throttled_seconds_total",
     "network_receive_bytes_total",
     "network_transmit_bytes_total",
+    "spans_dropped_total",
     "log_lines_dropped_total",
     "build_info",
 ]
@@ -398,7 +414,7 @@ def test_the_gauges_of_a_removed_listener_stay_until_they_are_back_at_zero():
     assert value(read(metrics), "active_requests", listener="inbound") == 1
     metrics.exchange_finished(going)
     metrics.connection_closed("inbound")
-    assert labels_of(read(metrics), "active_requests", "listener") == set()
+    assert labels_of(read(metrics), "active_requests", "listener") == {"other"}
 
 
 def test_new_buckets_start_the_histograms_anew_and_leave_the_counters():

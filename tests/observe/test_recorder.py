@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from observe_samples import START, attempt, exchange, failed_exchange, head
+from observe_samples import START, Trace, attempt, exchange, failed_exchange, head
 
-from sidecar.model.reason import Reason
-from sidecar.observe.recorder import FAILURES, MAX_ATTEMPTS, SLOWEST, WINDOW_SECONDS, Recorder
+from sidecar.model.reason import Clock, Reason
+from sidecar.observe.recorder import FAILURES, MAX_ATTEMPTS, MAX_FOUND, SLOWEST, WINDOW_SECONDS, Recorder
 
 WALL = 1767225600.0
 
@@ -31,6 +31,7 @@ def test_a_failure_is_shown_with_every_attempt_its_times_and_its_clock():
     assert shown["attempts"][0] == {
         "number": 1,
         "endpoint": "10.0.0.9:8080",
+        "endpointState": "healthy",
         "phase": "headers",
         "reused": False,
         "delayMs": 0.0,
@@ -117,6 +118,50 @@ def test_a_record_is_bounded_whatever_the_request_was():
     (shown,) = recorder(made).recent()["failures"]
     assert len(json.dumps(shown)) < 16 * 1024
     assert [tried["number"] for tried in shown["attempts"]] == list(range(50 - MAX_ATTEMPTS, 50))
+
+
+def test_a_request_is_found_by_its_id_the_newest_of_several_first_and_once_each():
+    made = recorder()
+    for number, status in enumerate((500, 502)):
+        one = later(exchange(attempt(status=status), status=status, seconds=9), number)
+        one.request_id = b"same"
+        made._wall = lambda number=number: WALL + number
+        made.exchange_finished(one)
+    made.exchange_finished(exchange(attempt(status=500), status=500))
+    assert [one["status"] for one in made.find("same")] == [502, 500]
+    assert made.find("other") == []
+    assert made.find("same\udc80") == []
+
+
+def test_a_request_that_failed_and_was_slow_is_found_once():
+    wall = iter(range(100))
+    made = Recorder(wall=lambda: next(wall))
+    made.exchange_finished(failed_exchange())
+    assert len(made.find("req-1")) == 1
+
+
+def test_a_slow_request_that_went_well_is_found_too():
+    assert [one["status"] for one in recorder(exchange(attempt())).find("req-1")] == [200]
+
+
+def test_the_last_failure_is_the_newest_and_there_may_be_none():
+    assert recorder(exchange(attempt())).last() == []
+    assert [one["status"] for one in recorder(failed_exchange(), exchange(attempt(status=500), status=500)).last()] == [500]
+
+
+def test_one_id_used_again_and_again_gives_a_bounded_answer():
+    assert len(recorder(*(failed_exchange() for _ in range(100))).find("req-1")) == MAX_FOUND
+
+
+def test_the_trace_and_the_callers_deadline_are_told_when_they_matter():
+    made = failed_exchange()
+    made.trace = Trace()
+    made.head.fields.append((b"X-Request-Timeout-Ms", b"x-request-timeout-ms", b"250"))
+    (shown,) = recorder(made).last()
+    assert (shown["traceId"], shown["callerDeadlineMs"]) == (Trace().trace_id, None)
+    made.clock = Clock.REQUEST
+    (shown,) = recorder(made).last()
+    assert shown["callerDeadlineMs"] == "250"
 
 
 def test_what_is_kept_does_not_hold_on_to_the_exchange():

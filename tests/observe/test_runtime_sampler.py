@@ -17,6 +17,8 @@ from sidecar.observe.runtime_files import (
     Traffic,
     cgroup_folders,
     parse_cgroup,
+    parse_cpu_limit,
+    parse_inactive_file,
     parse_limit,
     parse_mountinfo,
     parse_network,
@@ -99,6 +101,21 @@ def test_resident_pages_are_the_second_number_of_statm():
     assert parse_resident_pages("") == 0
 
 
+def test_the_quota_of_either_version_is_cpus_or_none():
+    assert parse_cpu_limit("150000 100000\n", "", "") == 1.5
+    assert parse_cpu_limit("max 100000\n", "", "") is None
+    assert parse_cpu_limit("", "50000\n", "100000\n") == 0.5
+    assert parse_cpu_limit("", "-1\n", "100000\n") is None
+    assert parse_cpu_limit("", "", "") is None
+    assert parse_cpu_limit("1 0\n", "", "") is None
+
+
+def test_pages_that_the_kernel_drops_first_are_those_of_the_whole_cgroup():
+    assert parse_inactive_file("inactive_file 5\ntotal_inactive_file 7\n") == 7
+    assert parse_inactive_file("anon 1\ninactive_file 5\n") == 5
+    assert parse_inactive_file("") == 0
+
+
 NET_DEV = """\
 Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
@@ -158,6 +175,27 @@ def test_a_v1_sample_reads_the_v1_files(tmp_path):
     assert (sample.memory_limit_bytes, sample.throttled_seconds) == (33554432, 0.5)
 
 
+def test_the_memory_that_counts_is_that_of_the_limit_which_will_be_hit_first_without_what_the_kernel_drops(tmp_path):
+    root = tree(
+        tmp_path,
+        {
+            "proc/self/mountinfo": V2_CONTAINER,
+            "proc/self/cgroup": "0::/pod/container\n",
+            "sys/fs/cgroup/pod/container/memory.max": "1000\n",
+            "sys/fs/cgroup/pod/container/memory.current": "500\n",
+            "sys/fs/cgroup/pod/memory.max": "2000\n",
+            "sys/fs/cgroup/pod/memory.current": "1950\n",
+            "sys/fs/cgroup/pod/memory.stat": "inactive_file 50\n",
+            "sys/fs/cgroup/pod/container/cpu.max": "50000 100000\n",
+        },
+    )
+    sampler = RuntimeSampler(root=root)
+    sample = sampler.sample()
+    assert (sample.memory_limit_bytes, sample.working_set_bytes, sample.cpu_limit) == (1000, 1900, 0.5)
+    sampler.check_limits()
+    assert sampler.pressure.near()["memory"] == 1
+
+
 def test_a_machine_without_proc_and_cgroups_gives_a_sample_without_them(tmp_path):
     sample = RuntimeSampler(root=tmp_path).sample()
     assert (sample.memory_limit_bytes, sample.throttled_seconds, sample.rss_bytes, sample.descriptors, sample.network) == (
@@ -189,18 +227,34 @@ def test_the_document_has_the_keys_of_the_interface():
         return RuntimeSampler().document()
 
     document = asyncio.run(look())
-    assert list(document) == ["pid", "uptimeSeconds", "tasks", "fileDescriptors", "memory", "cpu", "loopLag"]
-    assert {key: list(value) for key, value in document.items() if isinstance(value, dict)} == {
+    assert list(document) == [
+        "pid",
+        "uptimeSeconds",
+        "tasks",
+        "fileDescriptors",
+        "memory",
+        "cpu",
+        "loopLag",
+        "loopBlocked",
+        "network",
+        "limits",
+        "overload",
+    ]
+    assert {key: list(value) for key, value in document.items() if isinstance(value, dict) and key != "network"} == {
         "fileDescriptors": ["open", "limit"],
-        "memory": ["rssBytes", "limitBytes"],
-        "cpu": ["seconds", "throttledSeconds"],
+        "memory": ["rssBytes", "limitBytes", "workingSetBytes"],
+        "cpu": ["seconds", "throttledSeconds", "limitCores"],
         "loopLag": ["p50", "p99", "max"],
+        "loopBlocked": ["count", "last"],
+        "overload": ["level", "resource", "mostRequests", "actions"],
     }
+    assert document["network"]["lo"].keys() == {"receivedBytes", "transmittedBytes"}
     assert (document["pid"], document["tasks"]) == (os.getpid(), 1)
 
 
 def test_a_blocked_loop_shows_as_lag_and_as_the_age_of_the_heartbeat(monkeypatch):
     monkeypatch.setattr(runtime, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(runtime, "IDLE_SECONDS", 0.02)
 
     async def block():
         sampler = RuntimeSampler()
@@ -227,12 +281,36 @@ def test_before_the_first_heartbeat_the_lag_is_zero():
 
 
 def test_percentiles_are_those_of_the_window():
-    sampler = RuntimeSampler()
-    sampler._recent.extend(number / 1000 for number in range(100, 0, -1))
+    sampler = RuntimeSampler(clock=lambda: 0.0)
+    sampler._recent.extend((0.0, number / 1000) for number in range(100, 0, -1))
     lag = sampler.loop_lag()
     assert (lag.p50, lag.p99, lag.max) == (0.051, 0.099, 0.1)
-    sampler._recent.extend([0.0] * runtime.WINDOW)
-    assert sampler.loop_lag().max == 0.0
+
+
+def test_heartbeats_that_are_older_than_the_window_are_forgotten(monkeypatch):
+    now = 1000.0
+    sampler = RuntimeSampler(clock=lambda: now)
+    monkeypatch.setattr(sampler, "_schedule", lambda _seconds: None)
+    sampler.due_at = now - 3
+    sampler._beat()
+    assert sampler.loop_lag().max == 3.0
+    now += runtime.WINDOW_SECONDS + 1
+    sampler.due_at = now
+    assert sampler.loop_lag().max == 0.0  # also when nothing has happened since
+    sampler._beat()
+    assert [late for _, late in sampler._recent] == [0.0]
+
+
+def test_an_idle_loop_is_woken_seldom_and_a_busy_one_often(monkeypatch):
+    now, worked, periods = 1000.0, 0.0, []
+    sampler = RuntimeSampler(clock=lambda: now)
+    monkeypatch.setattr(sampler, "_schedule", periods.append)
+    monkeypatch.setattr(runtime.time, "thread_time", lambda: worked)
+    for share in (0.0, 0.5, 0.01 + runtime.BEAT_CPU * 0.9):
+        now += 1.0
+        worked += share
+        sampler._beat()
+    assert periods == [runtime.IDLE_SECONDS, runtime.HEARTBEAT_SECONDS, runtime.IDLE_SECONDS]
 
 
 def limits(monkeypatch, soft, hard, *, refuse=False):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sidecar.errors import BadMessage, ProxyError, RefusedStream, StaleConnection, UpstreamError
 from sidecar.model.reason import Clock, Phase, Reason, Rejection
 from sidecar.model.snapshot import Condition, RetryMethods, RetryPolicy
-from sidecar.policy.retry import NO, RetryState, Verdict, affordable, backoff, idempotent, retry_after
+from sidecar.policy.retry import NO, RetryState, Verdict, affordable, backoff, idempotent
+from sidecar.protocol.retry_after import retry_after
 
 POLICY = RetryPolicy()
 NEEDS_TIMEOUT = RetryPolicy(conditions=frozenset({Condition.TIMEOUT}))

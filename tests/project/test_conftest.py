@@ -63,7 +63,7 @@ def clean():
 def run(pytester: pytest.Pytester, *tests: tuple[str, str]) -> pytest.RunResult:
     """Run tests, each (decorator, body), under our conftest in a process of their own."""
     pytester.makeini("[pytest]\nmarkers =\n  expects_traceback: see conftest.py")
-    pytester.makeconftest(CONFTEST.replace("SETTLE = 2.0", "SETTLE = 0.1"))
+    pytester.makeconftest(CONFTEST.replace("SETTLE = 10.0", "SETTLE = 0.1"))
     functions = [f"{mark}\ndef test_{n}():\n{textwrap.indent(textwrap.dedent(body), '    ')}\n" for n, (mark, body) in enumerate(tests)]
     pytester.makepyfile(HEADER + CLEANUP + "\n".join(functions))
     return pytester.runpytest_subprocess("-p", "no:cacheprovider")

@@ -25,11 +25,12 @@ def test_every_example_document_is_valid(document: Path) -> None:
     assert (said.returncode, said.stderr) == (0, "")
 
 
-def test_the_document_of_the_readme_is_valid(tmp_path: Path) -> None:
+def test_the_documents_of_the_readme_and_its_parts_of_documents_are_valid(tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     for number, block in enumerate(blocks):
         document = tmp_path / f"{number}.yaml"
-        document.write_text(block, encoding="utf-8")
+        head = "" if block.startswith("apiVersion") else "apiVersion: outrider.dev/v1alpha1\nkind: SidecarConfig\n"
+        document.write_text(head + block, encoding="utf-8")
         said = outrider("validate", str(document))
         assert (said.returncode, said.stdout) == (0, said.stdout), said.stdout
 

@@ -30,7 +30,9 @@ def test_make_without_a_target_lists_every_target() -> None:
 def test_what_documents_ask_make_for_exists(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     asked = {
-        word for words in re.findall(r"(?:^|`)(?:\$ )?make ((?:[a-z-]+ ?)+)", text, re.MULTILINE) for word in words.split("  ")[0].split()
+        word
+        for words in re.findall(r"(?:^|`)(?:\$ )?make ((?:[a-z0-9-]+ ?)+)", text, re.MULTILINE)
+        for word in words.split("  ")[0].split()
     }
 
     assert asked <= set(listed())

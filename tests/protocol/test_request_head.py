@@ -182,7 +182,7 @@ def test_an_unfinished_head_that_is_too_long_is_blamed_on_its_target_only_when_t
     [
         (b"GET / HTTP/1.1\nHost", Rejection.BARE_LF),
         (b"GET / HTTP/1.1\r\nHost: a\n", Rejection.BARE_LF),
-        (b"\x16\x03\x01", Rejection.BAD_REQUEST_LINE),
+        (b"\x16\x03\x01", Rejection.TLS_ON_PLAIN_PORT),
         (b"GET / HTTP/2.0\r\n", Rejection.BAD_VERSION),
         (b"GET /x\r\n", Rejection.BAD_REQUEST_LINE),
         (b"G\x00T", Rejection.BAD_REQUEST_LINE),

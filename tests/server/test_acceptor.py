@@ -6,13 +6,15 @@ import asyncio
 import errno
 import socket
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import uvloop
 
-from sidecar.server.acceptor import Acceptor
-from sidecar.server.sockets import SocketAddress, open_socket
+from sidecar.server.acceptor import Acceptor, Share
+from sidecar.server.sockets import SocketAddress, close_socket, open_socket
+from sidecar.workers.seats import Seats
 
 
 class Echo(asyncio.Protocol):
@@ -30,13 +32,13 @@ class Echo(asyncio.Protocol):
         self.acceptor.released()
 
 
-def start(limit: int = 0, sock: socket.socket | None = None, spares: int = 0) -> Acceptor:
+def start(limit: int = 0, sock: socket.socket | None = None, spares: int = 0, share: Share | None = None) -> Acceptor:
     def make() -> Echo:
         protocol = Echo()
         protocol.acceptor = acceptor
         return protocol
 
-    acceptor = Acceptor(sock or open_socket(SocketAddress("127.0.0.1", 0)), make, name="test", limit=limit, spares=spares)
+    acceptor = Acceptor(sock or open_socket(SocketAddress("127.0.0.1", 0)), make, name="test", limit=limit, spares=spares, share=share)
     acceptor.start()
     return acceptor
 
@@ -184,5 +186,105 @@ def test_closing_twice_is_harmless() -> None:
         acceptor.close()
         await acceptor.aclose()
         assert not acceptor.listening
+
+    run(main())
+
+
+# -- a socket that several processes accept from
+
+
+class Table:
+    """Seats of this process and of another one; `theirs` None: the other takes none."""
+
+    def __init__(self, theirs: int | None) -> None:
+        self.mine: int | None = None
+        self.theirs = theirs
+
+    def report(self, open_connections: int) -> None:
+        self.mine = open_connections
+
+    def leave(self) -> None:
+        self.mine = None
+
+    def room(self) -> int:
+        assert self.mine is not None
+        return (self.mine if self.theirs is None else self.theirs) - self.mine + 1
+
+
+def test_two_that_share_a_socket_end_up_with_as_many_connections_each() -> None:
+    async def main() -> None:
+        seats = Seats(2)
+        column = seats.new_column()
+        sock = open_socket(SocketAddress("127.0.0.1", 0))
+        both = [start(sock=sock.dup(), share=seats.seat(column, number)) for number in range(2)]
+        for acceptor in both:
+            acceptor.sock.setblocking(False)
+        clients = []
+        for _ in range(20):
+            clients.append(Client(both[0]))
+            await until(lambda: sum(acceptor.open for acceptor in both) == len(clients))
+            assert abs(both[0].open - both[1].open) <= 1
+        for client in clients:
+            client.close()
+        await until(lambda: both[0].open == both[1].open == 0)
+        for acceptor in both:
+            await acceptor.aclose()
+        sock.close()
+        seats.close()
+
+    run(main())
+
+
+def test_what_another_process_does_not_take_is_taken_after_a_moment() -> None:
+    async def main() -> None:
+        table = Table(theirs=0)  # the other has none, and hangs
+        acceptor = start(share=table)
+        clients = [Client(acceptor) for _ in range(50)]
+        for client in clients:
+            assert await client.ask() == b"x"
+        assert table.mine == 50
+        for client in clients:
+            client.close()
+        await until(lambda: table.mine == 0)
+        await acceptor.aclose()
+        assert table.mine is None
+
+    run(main())
+
+
+def test_nobody_waits_for_one_that_is_full_or_has_stopped() -> None:
+    async def main() -> None:
+        table = Table(theirs=None)
+        acceptor = start(limit=1, share=table)
+        first, second = Client(acceptor), Client(acceptor)
+        assert await first.ask() == b"x"
+        assert table.mine is None  # full
+        assert await second.waits()
+        first.close()
+        await until(lambda: acceptor.open == 1 and table.mine is None)
+        second.close()
+        await until(lambda: table.mine == 0)
+        acceptor.set_limit(-1)
+        assert table.mine is None  # none at all: others have them
+        third = Client(acceptor)
+        assert await third.waits()
+        acceptor.set_limit(0)
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(third.sock, 1), 5) == b"x"
+        third.close()
+        await acceptor.aclose()
+
+    run(main())
+
+
+def test_closing_a_shared_unix_socket_leaves_its_file_to_whoever_owns_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "s.sock"
+        sock = open_socket(SocketAddress(path=str(path)))
+        acceptor = start(sock=sock.dup(), share=Table(None))
+        acceptor.sock.setblocking(False)
+        await acceptor.aclose()
+        assert path.exists()
+        close_socket(sock)
+        assert not path.exists()
 
     run(main())

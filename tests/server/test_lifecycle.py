@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
 import uvloop
 from support.client import RawClient
+from support.virtual_time import run_in_virtual_time
 from test_listeners import IN, OUT, World, refused, until
 
 from sidecar.model.snapshot import Lifecycle as Timing
+from sidecar.model.snapshot import Mode
+from sidecar.proxy.timekeeper import Timekeeper
+from sidecar.server import port as port_module
 from sidecar.server.lifecycle import Lifecycle, Stage
+from sidecar.server.listeners import Listeners
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -147,6 +154,96 @@ def test_a_second_signal_ends_it_now() -> None:
             one.life.stop()
             assert await asyncio.wait_for(waiting, 5) == 1
             one.gate.set()
+
+    uvloop.run(main())
+
+
+class Arrivals(Listeners):
+    """Listeners to which connections come as `every` and `last` say, in virtual time; `closed_at`: seconds after the start."""
+
+    def __init__(self, every: float, last: float) -> None:
+        super().__init__(World().handler, World().counts, Timekeeper(asyncio.get_running_loop()))
+        self.every, self.last = every, last
+        self.begun = asyncio.get_running_loop().time()
+        self.closed_at = 0.0
+
+    def has(self, modes: Sequence[Mode] = tuple(Mode)) -> bool:
+        return True
+
+    def last_opened(self, modes: Sequence[Mode]) -> float:
+        since = min(asyncio.get_running_loop().time() - self.begun, self.last)
+        return self.begun + since // self.every * self.every
+
+    async def close(self, modes: Sequence[Mode], deadline: float, now: asyncio.Event) -> int:
+        if tuple(modes) == (Mode.REVERSE,):
+            self.closed_at, self.deadline = asyncio.get_running_loop().time() - self.begun, deadline - self.begun
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("last", "closed_at"),
+    [
+        pytest.param(0.0, 5.0, id="nobody comes"),
+        pytest.param(1.0, 6.0, id="the last comes early"),
+        pytest.param(8.0, 13.0, id="the last comes late"),
+        pytest.param(1e9, 15.0, id="they never end"),
+    ],
+)
+def test_reverse_listeners_accept_until_nobody_has_come_for_the_delay_and_half_of_drain_timeout_longer_at_most(
+    last: float, closed_at: float
+) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(0.25, last)
+        one = Lifecycle(arrivals, lambda: Timing(drain_delay=5.0, drain_timeout=20.0), lambda: 0.0)
+        one.config_active()
+        one.stop()
+        assert await one.wait() == 0
+        await one.aclose()
+        assert arrivals.closed_at == pytest.approx(closed_at)
+        assert arrivals.deadline == pytest.approx(25.0), "the whole never takes longer than both together"
+
+    run_in_virtual_time(main())
+
+
+def test_connections_that_came_before_the_drain_do_not_prolong_it_later_ones_are_known() -> None:
+    async def main() -> None:
+        async with life(delay=30.0) as one:
+            async with await one.connect("in"):
+                await until(lambda: bool(one.listeners.connections()["in"]["open"]))
+                one.life.drain()
+                assert one.listeners.last_opened((Mode.REVERSE,)) == -math.inf
+            async with await one.connect("out"), await one.connect("in"):
+                await until(lambda: one.listeners.last_opened((Mode.REVERSE,)) > 0)
+                assert one.listeners.last_opened((Mode.REVERSE,)) <= asyncio.get_running_loop().time()
+            one.life.stop(hurry=True)
+            assert await one.life.wait() == 0
+
+    uvloop.run(main())
+
+
+def test_a_connection_that_has_carried_nothing_yet_gets_an_answer_after_its_listener_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(port_module, "_FIRST_REQUEST_SECONDS", 60.0)  # however slow this machine is
+
+    async def main() -> None:
+        async with life() as one, await one.connect("in") as client:
+            await until(lambda: bool(one.listeners.connections()["in"]["open"]))
+            port = one.port("in")
+            one.life.drain()
+            await until(lambda: refused(port))
+            answer = await client.request()
+            assert (answer.status, answer.get("connection")) == (200, "close")
+            await until(one.life.drain)
+
+    uvloop.run(main())
+
+
+def test_a_connection_that_never_carries_anything_is_let_go_and_is_none_that_was_cut() -> None:
+    async def main() -> None:
+        for timeout in (5.0, 0.0):
+            async with life(timeout=timeout) as one, await one.connect("in"), await one.connect("out"):
+                await until(lambda one=one: bool(one.listeners.connections()["in"]["open"]))
+                one.life.stop()
+                assert await one.life.wait() == 0
 
     uvloop.run(main())
 

@@ -6,11 +6,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import uvloop
+from msgspec.structs import replace
 from support.client import RawClient
 
 from sidecar.errors import ProxyError
@@ -257,7 +257,16 @@ def test_the_listing_tells_where_port_0_has_gone() -> None:
         async with world() as w:
             w.apply(IN)
             assert w.listeners.status() == [
-                {"name": "in", "mode": "Reverse", "address": "127.0.0.1", "port": w.port("in"), "protocol": "HTTP1", "state": "listening"}
+                {
+                    "name": "in",
+                    "mode": "Reverse",
+                    "address": "127.0.0.1",
+                    "port": w.port("in"),
+                    "protocol": "HTTP1",
+                    "state": "listening",
+                    "tls": "",
+                    "problem": "",
+                }
             ]
 
     uvloop.run(main())

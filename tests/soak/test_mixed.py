@@ -33,7 +33,8 @@ NOISE = random.Random(5).randbytes(512 * 1024)
 def body_for(tag: bytes, size: int) -> bytes:
     """`size` bytes that only `tag` has: its name, again and again where it matters, over noise that it selects."""
     start = zlib.crc32(tag) % (len(NOISE) // 2)
-    return (tag + b"|" + NOISE[start : start + size])[:size]
+    noise = NOISE if start + size <= len(NOISE) else NOISE * (size // len(NOISE) + 2)
+    return (tag + b"|" + noise[start : start + size])[:size]
 
 
 class Server(asyncio.Protocol):
@@ -234,16 +235,22 @@ def test_mixed_traffic_is_never_mixed_up() -> None:
         budget = RetryBudget(percent=100.0, min_retries=1_000_000)
         target = upstream(ports, pool=PoolLimits(max_connections=24), retry_budget=budget)
         route = {"retry": RetryPolicy(attempts=3, backoff=0.001, max_backoff=0.002)}
-        async with Engine(target, route=route) as engine:
-            clients = [Client(number, engine.port()) for number in range(CLIENTS)]
-            async with asyncio.TaskGroup() as group:
-                for client in clients:
-                    group.create_task(client.run(lambda: EXCHANGES - len(engine.seen.started)))
-            await assert_clean(engine)
-            _check_records(engine, sum((client.kinds for client in clients), Counter()))
-        for server in servers:
-            server.close()
-            await server.wait_closed()
+        try:
+            async with Engine(target, route=route) as engine:
+                clients = [Client(number, engine.port()) for number in range(CLIENTS)]
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        for client in clients:
+                            group.create_task(client.run(lambda: EXCHANGES - len(engine.seen.started)))
+                except BaseException as error:
+                    error.add_note(f"reasons: {Counter(exchange.reason for exchange in engine.seen.finished)}")
+                    raise
+                await assert_clean(engine)
+                _check_records(engine, sum((client.kinds for client in clients), Counter()))
+        finally:  # uvloop does not close with a server that listens
+            for server in servers:
+                server.close()
+                await server.wait_closed()
 
     uvloop.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ssl import SSLContext
 from typing import Self
 
 from support.wire import DEFAULT_TIMEOUT, LIMIT, Message, Wire
@@ -23,9 +24,12 @@ class RawClient(Wire):
     """`async with await RawClient.open(port) as client:` then `send`, `read_*`, `half_close`, `reset`."""
 
     @classmethod
-    async def open(cls, port: int, host: str = "127.0.0.1", *, timeout: float = DEFAULT_TIMEOUT) -> Self:
-        """Connect over TCP; `timeout` (seconds) bounds every later read as well."""
-        return cls(*await asyncio.wait_for(asyncio.open_connection(host, port, limit=LIMIT), timeout), timeout)
+    async def open(
+        cls, port: int, host: str = "127.0.0.1", *, timeout: float = DEFAULT_TIMEOUT, ssl: SSLContext | None = None, name: str = ""
+    ) -> Self:
+        """Connect over TCP, with TLS by `ssl` (SNI: `name`, else `host`); `timeout` (seconds) bounds every later read as well."""
+        opening = asyncio.open_connection(host, port, limit=LIMIT, ssl=ssl, server_hostname=(name or host) if ssl else None)
+        return cls(*await asyncio.wait_for(opening, timeout), timeout)
 
     @classmethod
     async def open_unix(cls, path: str, *, timeout: float = DEFAULT_TIMEOUT) -> Self:

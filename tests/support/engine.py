@@ -7,14 +7,18 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from sidecar.http1.connection import as_protocol
 from sidecar.http1.idle import IdleQueue
 from sidecar.http1.server_connection import Owner, ServerConnection, ServerSettings
 from sidecar.model.exchange import Attempt, Exchange
 from sidecar.model.reason import Rejection
 from sidecar.model.snapshot import Backend, Listener, Mode, Route, Snapshot, Target, Upstream
+from sidecar.model.tls import Handshake
+from sidecar.observe.fanout import Fanout
+from sidecar.observe.tracing.service import Tracing
 from sidecar.protocol.head import HeadLimits
 from sidecar.proxy.pipeline import Proxy
-from sidecar.proxy.plan import Plan
+from sidecar.proxy.plan import make_plan
 from sidecar.proxy.timekeeper import Timekeeper
 from sidecar.upstream.registry import Registry
 
@@ -27,6 +31,7 @@ class Recorder:
         self.finished: list[Exchange] = []
         self.attempts: list[Attempt] = []
         self.rejected: list[Rejection] = []
+        self.handshakes: list[Handshake] = []
         self.tunnels: list[Exchange] = []
         self.connects: list[tuple[str, str]] = []
         self.changed = asyncio.Event()
@@ -48,6 +53,9 @@ class Recorder:
 
     def connection_closed(self, listener: str) -> None: ...
 
+    def handshake_finished(self, _listener: str, result: Handshake) -> None:
+        self.handshakes.append(result)
+
     def tunnel_started(self, exchange: Exchange) -> None:
         self.tunnels.append(exchange)
 
@@ -56,7 +64,7 @@ class Recorder:
     def upstream_connected(self, upstream: str, result: str, _seconds: float) -> None:
         self.connects.append((upstream, result))
 
-    async def last(self, count: int = 1, timeout: float = 5.0) -> Exchange:
+    async def last(self, count: int = 1, timeout: float = 20.0) -> Exchange:
         """The newest finished exchange, once `count` have finished."""
         async with asyncio.timeout(timeout):
             while len(self.finished) < count:
@@ -68,14 +76,15 @@ class Recorder:
 def upstream(port: int | Sequence[int], name: str = "app", **more: Any) -> Upstream:
     """An upstream of loopback endpoints."""
     ports = [port] if isinstance(port, int) else port
-    return Upstream(name=name, targets=tuple(Target(scheme="http", host="127.0.0.1", port=number) for number in ports), **more)
+    return Upstream(name=name, targets=tuple(Target(host="127.0.0.1", port=number) for number in ports), **more)
 
 
 class Engine:
     """`async with Engine(upstream(port)) as engine:`: one Reverse listener `inbound`, one Forward listener `outbound`.
 
     Without `routes` everything that comes in goes to the first upstream. `listener` are fields of the Reverse
-    listener, `outbound` of the Forward one, `route` of the single default route.
+    listener, `outbound` of the Forward one, `route` of the single default route; `tracing` makes spans when the
+    snapshot's `telemetry` asks for them.
     """
 
     def __init__(
@@ -85,6 +94,7 @@ class Engine:
         route: dict[str, Any] | None = None,
         listener: dict[str, Any] | None = None,
         outbound: dict[str, Any] | None = None,
+        tracing: Tracing | None = None,
         **snapshot: Any,
     ) -> None:
         self._upstreams = upstreams
@@ -93,6 +103,7 @@ class Engine:
         self._listeners = {"inbound": listener or {}, "outbound": outbound or {}}
         self._snapshot = snapshot
         self.seen = Recorder()
+        self.tracing = Tracing({}) if tracing is None else tracing
         self._servers: list[asyncio.Server] = []
         self._owners: list[Owner] = []
         self._ports: dict[str, int] = {}
@@ -125,7 +136,10 @@ class Engine:
         self.registry = Registry(self.seen)
         await self.registry.reconcile(snapshot)
         self.timekeeper = Timekeeper(loop)
-        self.proxy = Proxy(Plan(snapshot, self.registry), self.registry, self.seen, self.timekeeper)
+        prepared = await self.tracing.prepare(snapshot.telemetry.tracing)
+        self.tracing.commit(prepared)
+        observers = Fanout((self.seen, self.tracing))
+        self.proxy = Proxy(make_plan(snapshot, self.registry, prepared.tracer), self.registry, observers, self.timekeeper)
         for listener in snapshot.listeners:
             limits = HeadLimits(listener.max_header_bytes, listener.max_header_count, listener.max_target_bytes)
             idle = IdleQueue(loop, listener.idle_timeout)
@@ -150,13 +164,14 @@ class Engine:
             await asyncio.wait(tasks)
         self.timekeeper.close()
         await self.registry.aclose()
+        await self.tracing.aclose(5.0)
         await asyncio.sleep(0)
         if error is None:
             assert len(self.seen.started) == len(self.seen.finished), "every started exchange is recorded exactly once"
 
 
-def _factory(owner: Owner) -> Callable[[], ServerConnection]:
-    return lambda: ServerConnection(owner)
+def _factory(owner: Owner) -> Callable[[], asyncio.BufferedProtocol]:
+    return lambda: as_protocol(ServerConnection(owner))
 
 
 def _ignore(_connection: ServerConnection) -> None: ...

@@ -33,12 +33,14 @@ class Sidecar:
         document: Document | None,
         *,
         flags: Sequence[str] = (),
+        prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         wait_ready: bool = True,
-        timeout: float = 20.0,
+        timeout: float = 60.0,
     ) -> None:
         self._document = document
         self._flags = list(flags)
+        self._prefix = list(prefix)
         self._env = {**os.environ, **(env or {})}
         self._wait_ready = wait_ready
         self.timeout = timeout
@@ -49,7 +51,7 @@ class Sidecar:
         self.lines: list[str] = []
         """What it printed, stdout and stderr, without line ends."""
         self.log: list[dict[str, Any]] = []
-        """The lines that are JSON objects."""
+        """The lines that are JSON objects, less those about a machine that had no CPU for it: they may come at any time."""
 
     # Life
 
@@ -61,6 +63,7 @@ class Sidecar:
         if self._document is not None:
             self.edit(self._document)
         command = [
+            *self._prefix,
             sys.executable,
             "-m",
             "sidecar",
@@ -237,5 +240,5 @@ class Sidecar:
             entry = json.loads(line)
         except ValueError:
             return
-        if isinstance(entry, dict):
+        if isinstance(entry, dict) and entry.get("culprit") != "starved":
             self.log.append(entry)

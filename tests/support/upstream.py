@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from ssl import SSLContext
 from types import TracebackType
 from typing import Self
 
@@ -39,13 +40,21 @@ class ScriptedUpstream:
     """
 
     def __init__(
-        self, script: Script, *, host: str = "127.0.0.1", port: int = 0, unix_path: str | None = None, timeout: float = 10.0
+        self,
+        script: Script,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        unix_path: str | None = None,
+        timeout: float = 10.0,
+        ssl: SSLContext | None = None,
     ) -> None:
         self._script = script
         self._host = host
         self._wanted_port = port
         self._unix_path = unix_path
         self._timeout = timeout
+        self._ssl = ssl
         self._playing: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._arrived = asyncio.Condition()
@@ -56,7 +65,7 @@ class ScriptedUpstream:
         if self._unix_path is not None:
             self._server = await asyncio.start_unix_server(self._accept, self._unix_path, limit=LIMIT)
         else:
-            self._server = await asyncio.start_server(self._accept, self._host, self._wanted_port, limit=LIMIT)
+            self._server = await asyncio.start_server(self._accept, self._host, self._wanted_port, limit=LIMIT, ssl=self._ssl)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -77,7 +86,11 @@ class ScriptedUpstream:
     @property
     def url(self) -> str:
         """For a target of the document."""
-        return f"unix://{self._unix_path}" if self._unix_path is not None else f"http://{self._host}:{self.port}"
+        return (
+            f"unix://{self._unix_path}"
+            if self._unix_path is not None
+            else f"{'http' if self._ssl is None else 'https'}://{self._host}:{self.port}"
+        )
 
     @property
     def requests(self) -> list[Message]:

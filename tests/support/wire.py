@@ -11,7 +11,7 @@ import struct
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 LIMIT = 64 * 1024 * 1024
 DEFAULT_TIMEOUT = 10.0
@@ -57,6 +57,7 @@ class Wire:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._reader = reader
         self._writer = writer
+        self._certificate = writer.get_extra_info("peercert")
         self.timeout = timeout
         self.received = bytearray()
         """Every byte that has been read, in order."""
@@ -67,6 +68,28 @@ class Wire:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
+    def certificate(self) -> dict[str, Any]:
+        """The peer's, as `ssl` tells it."""
+        return dict(self._certificate or {})
+
+    async def tunnel_to(self, port: int) -> None:
+        """Carry bytes between this stream and a loopback port until one of the two ends."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+
+        ways = [asyncio.ensure_future(carry(self._reader, writer)), asyncio.ensure_future(carry(reader, self._writer))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            writer.close()
+
     @property
     def local_port(self) -> int:
         """Our own port of a TCP connection."""
@@ -76,6 +99,8 @@ class Wire:
         """Write `data` and wait until the kernel took it; `piece` sends so many bytes at a time, `pause` seconds apart."""
         size = piece or len(data) or 1
         for start in range(0, len(data), size):
+            if self._writer.is_closing():  # uvloop would raise RuntimeError
+                raise ConnectionResetError
             self._writer.write(data[start : start + size])
             await asyncio.wait_for(self._writer.drain(), self.timeout)
             if piece is not None:
@@ -130,8 +155,9 @@ class Wire:
         self._writer.write_eof()
 
     def reset(self) -> None:
-        """RST instead of a clean end; unsent bytes are lost."""
-        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """RST instead of a clean end; unsent bytes are lost. Harmless when the connection is gone."""
+        if (sock := self._writer.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def close(self) -> None:

@@ -52,7 +52,7 @@ def test_a_static_target_is_one_endpoint_whatever_its_name_resolves_to() -> None
         async with DnsServer() as dns:
             dns.records["a.test"] = [("127.0.0.1", 60), ("127.0.0.2", 60)]
             resolver = Resolver(CaresClient([dns.address]).query)
-            targets = (Target(scheme="http", host="a.test", port=80, weight=3), Target(scheme="http", host="", port=0, unix_path="/s"))
+            targets = (Target(host="a.test", port=80, weight=3), Target(host="", port=0, unix_path="/s"))
             static = StaticEndpoints(targets, resolver)
             named, unix = static.endpoints
             assert (named.label, named.weight, unix.label) == ("a.test:80", 3, "/s")
@@ -64,7 +64,7 @@ def test_a_static_target_is_one_endpoint_whatever_its_name_resolves_to() -> None
 
 def test_equal_targets_keep_their_endpoints_and_changed_weights_do_not() -> None:
     def targets(weight: int) -> tuple[Target, ...]:
-        return (Target(scheme="http", host="10.0.0.1", port=80), Target(scheme="http", host="10.0.0.2", port=80, weight=weight))
+        return (Target(host="10.0.0.1", port=80), Target(host="10.0.0.2", port=80, weight=weight))
 
     before = StaticEndpoints(targets(1), Resolver())
     after = StaticEndpoints(targets(2), Resolver(), before.endpoints)
@@ -77,7 +77,7 @@ def test_a_failed_connect_to_a_static_name_makes_the_next_one_ask_again() -> Non
         async with DnsServer() as dns:
             dns.records["a.test"] = [("127.0.0.1", 60)]
             resolver = Resolver(CaresClient([dns.address]).query)
-            static = StaticEndpoints((Target(scheme="http", host="a.test", port=80),), resolver)
+            static = StaticEndpoints((Target(host="a.test", port=80),), resolver)
             for _ in range(2):
                 await static.addresses(static.endpoints[0])
                 static.connect_failed(static.endpoints[0])

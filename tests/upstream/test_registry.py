@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 import uvloop
+from msgspec.structs import replace
 from support import Connection, ScriptedUpstream, answer, in_turn, response
 from upstream_fakes import DnsServer, RecordingObserver, attempt, deadlines, get, no_interim, until
 
@@ -17,18 +17,19 @@ from sidecar.errors import ProxyError, StaleConnection, UpstreamError
 from sidecar.model.endpoint import Endpoint, EndpointState
 from sidecar.model.reason import Clock, Phase, Reason
 from sidecar.model.snapshot import AllowEntry, DnsName, LoadBalancer, PoolLimits, RetryBudget, Snapshot, Target, Upstream
-from sidecar.upstream import forward, runtime
+from sidecar.upstream import forward
+from sidecar.upstream.base import UpstreamRuntime
 from sidecar.upstream.cares import CaresClient, Record
+from sidecar.upstream.endpoints import DnsEndpoints
 from sidecar.upstream.registry import Registry
 from sidecar.upstream.resolver import Resolver
-from sidecar.upstream.runtime import UpstreamRuntime
 
 NOTHING: list[Endpoint] = []
 LOOPBACK = (AllowEntry(host=None, network=ip_network("127.0.0.0/8"), ports=None),)
 
 
 def static(*ports: int, name: str = "app", **settings) -> Upstream:
-    return Upstream(name=name, targets=tuple(Target(scheme="http", host="127.0.0.1", port=port) for port in ports), **settings)
+    return Upstream(name=name, targets=tuple(Target(host="127.0.0.1", port=port) for port in ports), **settings)
 
 
 def snapshot(*upstreams: Upstream) -> Snapshot:
@@ -121,7 +122,7 @@ def test_the_connect_clock_runs_from_the_lookup_to_the_connection() -> None:
             return [("127.0.0.1", 60)]
 
         async with ScriptedUpstream(answer(response())) as upstream:
-            config = Upstream(name="app", targets=(Target(scheme="http", host="a.test", port=upstream.port),), connect_timeout=7.0)
+            config = Upstream(name="app", targets=(Target(host="a.test", port=upstream.port),), connect_timeout=7.0)
             async with registry(config, resolver=Resolver(query)) as r:
                 app = r.get("app")
                 reply = await app.transport.send(app.endpoints[0], get(), attempt(), clocks, no_interim)
@@ -204,7 +205,7 @@ def test_an_unknown_upstream_is_500_destination_not_found() -> None:
 
 
 def test_new_names_are_resolved_before_the_snapshot_is_active_but_a_dead_dns_delays_it_only_a_moment(monkeypatch) -> None:
-    monkeypatch.setattr(runtime, "FIRST_LOOK", 0.05)
+    monkeypatch.setattr(DnsEndpoints, "first_look", 0.05)
 
     async def main() -> None:
         async with DnsServer() as dns:

@@ -176,19 +176,21 @@ def test_a_storm_of_cancellations_loses_no_slot() -> None:
 
 
 def test_what_the_connect_clock_interrupts_is_observed_as_a_timeout_and_a_client_that_left_is_not() -> None:
+    async def near(_endpoint: Endpoint) -> list[str]:
+        return ["127.0.0.2"]
+
     async def main() -> None:
         with black_hole() as port:
             for seconds, result in ((1e-9, "connection_timeout"), (60.0, "client_closed")):
-                native = transport(["127.0.0.2"])
-                native.config = Upstream(name="app", connect_timeout=seconds)
                 failures: list[Endpoint] = []
-                native._connect_failed = failures.append
+                seen = RecordingObserver()
+                native = NativeTransport(Upstream(name="app", connect_timeout=seconds), near, seen, failures.append)
                 clocks = deadlines()
                 task = asyncio.ensure_future(native.send(Endpoint("a", port), get(), attempt(), clocks, no_interim))
                 await asyncio.sleep(0.02)
                 assert clocks.phase_clock is Clock.CONNECT
                 await cancel(task)
-                assert native._observer.connects == [("app", result)]
+                assert seen.connects == [("app", result)]
                 assert (clocks.fired(asyncio.get_running_loop().time()) is Clock.CONNECT) is (result == "connection_timeout")
                 assert bool(failures) is (result == "connection_timeout")
 

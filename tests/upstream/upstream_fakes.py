@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import select
 import socket
 import struct
-from collections.abc import Iterator
 from typing import Self
 
 import pycares
+from support.black_hole import black_hole
 
 from sidecar.model.endpoint import Endpoint
 from sidecar.model.exchange import Attempt
@@ -20,6 +18,8 @@ from sidecar.model.snapshot import Timeouts
 from sidecar.policy.deadline import Deadlines
 
 pycares.Channel().close()  # pycares keeps one thread from the first channel on
+
+__all__ = ["DnsServer", "RecordingObserver", "attempt", "black_hole", "deadlines", "get", "here", "no_interim", "record", "until"]
 
 A, AAAA = 1, 28
 NXDOMAIN, SERVFAIL = 3, 2
@@ -76,24 +76,6 @@ def record(address: str, ttl: int) -> bytes:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     packed = socket.inet_pton(family, address)
     return b"\xc0\x0c" + struct.pack(">HHIH", AAAA if ":" in address else A, 1, ttl, len(packed)) + packed
-
-
-@contextlib.contextmanager
-def black_hole(host: str = "127.0.0.2") -> Iterator[int]:
-    """A port of `host` where a connect neither succeeds nor fails: a full backlog that nobody accepts from."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind((host, 0))
-        listener.listen(0)
-        for _ in range(64):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-            if not select.select([], [filler], [], 0.1)[1]:
-                break
-        else:
-            raise AssertionError("the backlog does not fill up here")
-        yield listener.getsockname()[1]
 
 
 class RecordingObserver:
