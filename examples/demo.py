@@ -186,6 +186,13 @@ class Demo:
         shown(f"504 after {answer.seconds:.1f} s, and it says which clock fired")
         quote(f"Proxy-Status: {answer.headers['Proxy-Status']}\n{json.dumps(problem, indent=2)}")
 
+    def why(self) -> None:
+        command("outrider why --last")
+        told = outrider("why", "--last", "--admin", self.admin)
+        expect(told.returncode == 0, f"`outrider why` knows it: {told.stderr}")
+        expect("responseHeader" in told.stdout, "the clock that fired is named")
+        quote(told.stdout)
+
     def edit(self) -> None:
         document = self.sidecar.document
         command(f"sed -i s/500ms/3s/ {document}")
@@ -253,6 +260,7 @@ class Demo:
             ("A request finds its route", self.route),
             ("A retry saves a request", self.retry),
             ("A time-out names its clock", self.timeout),
+            ("Why did that request fail?", self.why),
             ("An edit of the document takes effect, live", self.edit),
             ("A mistake in the document changes nothing", self.mistake),
             ("Why would a request go where?", self.explain),
@@ -295,7 +303,7 @@ def running() -> Iterator[Sidecar]:
 
 
 def show() -> None:
-    say(paint("Outrider: a sidecar for HTTP. Two upstreams, one document, seven things that it does.", "1"))
+    say(paint("Outrider: a sidecar for HTTP. Two upstreams, one document, eight things that it does.", "1"))
     with running() as sidecar:
         demo = Demo(sidecar)
         say(f"   {paint('ok', '32')}  ready {demo.start_seconds:.2f} s after its start")
@@ -308,6 +316,9 @@ def show() -> None:
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
     say(f"\n{paint('Done', '32')}: all of it happened, and the sidecar drained and stopped.")
+    say(
+        "   Next, in README.md: the document in a ConfigMap (--configmap), traces (OTEL_EXPORTER_OTLP_ENDPOINT), dashboards, injection into pods."
+    )
 
 
 def main() -> int:
