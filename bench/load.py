@@ -39,6 +39,8 @@ class Scenario:
     """Connections that are busy at a time; 0: all. The next begins when one has done its `each`."""
     slow_reader: bool = False
     hold: bool = False
+    fresh: bool = False
+    """A new connection for each request."""
 
 
 class Run:
@@ -48,7 +50,10 @@ class Run:
         self.scenario = scenario
         method = "POST" if scenario.upload else "GET"
         length = f"Content-Length: {scenario.upload}\r\n" if scenario.upload else ""
-        self.head = f"{method} {scenario.path} HTTP/1.1\r\nHost: origin.test\r\nUser-Agent: bench\r\n{length}\r\n".encode()
+        close = "Connection: close\r\n" if scenario.fresh else ""
+        self.head = f"{method} {scenario.path} HTTP/1.1\r\nHost: origin.test\r\nUser-Agent: bench\r\n{length}{close}\r\n".encode()
+        self.port = 0
+        self.renewing: set[asyncio.Task[None]] = set()
         self.started = 0
         self.done = 0
         self.wrong = 0
@@ -65,7 +70,7 @@ class Run:
 
     def idle(self) -> None:
         self.busy -= 1
-        if self.waiting:
+        if self.waiting and self.may_start():
             self.waiting.pop().begin()
         if not self.busy:
             self.over.set()
@@ -111,7 +116,28 @@ class Client(Messages):
         run.done += 1
         if len(run.latencies) < KEPT_LATENCIES:
             run.latencies.append(time.perf_counter() - self._sent_at)
-        self._next()
+        if run.scenario.fresh:
+            self._working = False
+            self.transport.close()
+            task = asyncio.get_running_loop().create_task(self._renew())
+            run.renewing.add(task)
+            task.add_done_callback(run.renewing.discard)
+        else:
+            self._next()
+
+    async def _renew(self) -> None:
+        """Go on with another connection; what it takes to open it counts."""
+        run = self.run
+        began = time.perf_counter()
+        try:
+            _, client = await asyncio.get_running_loop().create_connection(lambda: Client(run), "127.0.0.1", run.port)
+        except OSError:
+            run.failed += 1
+            run.idle()
+            return
+        run.busy -= 1
+        client.begin()
+        client._sent_at = began
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  # the interface's
         if self._working:
@@ -133,6 +159,7 @@ async def connect(port: int, run: Run) -> list[Client]:
 async def measure(port: int, scenario: Scenario) -> dict[str, float]:
     raise_descriptor_limit()
     run = Run(scenario)
+    run.port = port
     clients = await asyncio.wait_for(connect(port, run), 60)
     began = time.perf_counter()
     run.deadline = began + scenario.seconds
@@ -141,7 +168,8 @@ async def measure(port: int, scenario: Scenario) -> dict[str, float]:
         run.waiting.pop().begin()
     await asyncio.wait_for(run.over.wait(), scenario.seconds + 120)
     took = time.perf_counter() - began
-    if scenario.hold:
+    run.failed += max(0, scenario.each * len(clients) - run.done)
+    if scenario.hold and not run.failed:
         print("holding", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     for client in clients:

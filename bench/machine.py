@@ -42,6 +42,16 @@ def rss_bytes(pid: int) -> int:
     return sum(int(match[1]) for match in found if match) * 1024
 
 
+def wakeups(pid: int) -> int:
+    """How often a thread of the tree has stopped waiting, so far: each time it began to wait, by the kernel's count."""
+    total = 0
+    for one in family(pid):
+        for thread in Path(f"/proc/{one}/task").iterdir():
+            found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (thread / "status").read_text(), re.MULTILINE)
+            total += int(found[1]) if found else 0
+    return total
+
+
 def require_quiet(patience: float = 30.0) -> None:
     """Wait until the machine is quiet. Raises TooNoisy after `patience` seconds."""
     deadline = time.monotonic() + patience
@@ -77,4 +87,5 @@ def describe() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "congestion control": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
     }

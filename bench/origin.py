@@ -1,6 +1,7 @@
 """The upstream behind every proxy: `python -m bench.origin PORT`.
 
-`/bytes/N` answers with N bytes, `/sink` swallows a body, `/slow-sink` does so slowly, and answers with 2 bytes.
+`/bytes/N` answers with N bytes, `/sink` swallows a body, `/slow-sink` does so slowly, and answers with 2 bytes;
+`/never` does not answer. `/ws` upgrades and sends back what comes: no proxy here looks into the frames, so they are not unmasked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ import uvloop
 from bench.wire import Messages, raise_descriptor_limit
 
 SMALL = 65_536
+UPGRADED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"  # of the key that the generator always sends
+)
 
 
 class Origin(Messages):
@@ -22,6 +27,13 @@ class Origin(Messages):
     def __init__(self) -> None:
         super().__init__()
         self._path = b""
+        self._echoing = False
+
+    def buffer_updated(self, count: int) -> None:
+        if self._echoing:
+            self.transport.write(bytes(self._view[:count]))
+        else:
+            super().buffer_updated(count)
 
     def on_head(self, head: bytes, length: int) -> None:
         if b"\r\ntransfer-encoding:" in head.lower():
@@ -30,6 +42,11 @@ class Origin(Messages):
         self.slow = self._path == b"/slow-sink" and length > 0
 
     def on_end(self) -> None:
+        if self._path == b"/ws":
+            self._echoing = True
+            self.transport.write(UPGRADED)
+        if self._path in (b"/ws", b"/never"):
+            return
         size = int(self._path[7:]) if self._path.startswith(b"/bytes/") else 2
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % size
         self.slow = False
