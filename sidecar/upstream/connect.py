@@ -133,12 +133,13 @@ def _shaken(outcome: asyncio.Future[Exception | None], _stream: TlsStream, error
 async def _hand_over(sock: socket.socket, protocol: asyncio.BufferedProtocol, abort: Callable[[], None]) -> None:
     """Make `protocol` that of `sock`.
 
-    In a task of its own: interrupted half-way, neither loop says whether the descriptor is already the transport's, and
-    closing it twice could hit somebody else's.
+    By what is meant for accepted sockets, because there the transport owns the descriptor from the start. uvloop's
+    `create_connection(sock=...)` attaches the socket after it has waited, to a transport that may be closed by then: the
+    socket would later close a number that is somebody else's (decision 0044). In a task of its own: interrupted half-way,
+    neither loop says whether the protocol was told of its connection.
     """
     loop = asyncio.get_running_loop()
-    adopt = loop.create_unix_connection if sock.family == socket.AF_UNIX else loop.create_connection
-    opening = create_task(adopt(lambda: protocol, sock=sock), name="adopt socket")
+    opening = create_task(loop.connect_accepted_socket(lambda: protocol, sock), name="adopt socket")
     try:
         await asyncio.shield(opening)
     except asyncio.CancelledError:

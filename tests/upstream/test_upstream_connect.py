@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import socket
@@ -14,6 +15,7 @@ from support import ScriptedUpstream, answer, response
 from upstream_fakes import black_hole, here
 
 from sidecar.errors import UpstreamError
+from sidecar.http1.upstream_connection import UpstreamConnection
 from sidecar.model.endpoint import Endpoint
 from sidecar.model.reason import Phase, Reason
 from sidecar.upstream import connect
@@ -184,3 +186,41 @@ def test_a_connect_that_meets_itself_is_refused(monkeypatch) -> None:
         assert caught.value.reason is Reason.CONNECTION_REFUSED
 
     uvloop.run(main())
+
+
+class _Leaving(UpstreamConnection):
+    """Ends as soon as it is connected; then somebody else gets its descriptor's number."""
+
+    stranger = -1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.abort()
+        self.loop.call_soon(self._open)
+
+    def _open(self) -> None:
+        self.stranger = os.open(os.devnull, os.O_RDONLY)
+
+
+@pytest.mark.parametrize("run", RUNNERS)
+def test_a_connection_that_ends_while_it_is_handed_over_closes_its_descriptor_once(run, monkeypatch) -> None:
+    made: list[_Leaving] = []
+
+    def make() -> _Leaving:
+        made.append(_Leaving())
+        return made[0]
+
+    monkeypatch.setattr("sidecar.upstream.connect.UpstreamConnection", make)
+
+    async def main() -> None:
+        async with ScriptedUpstream(answer(response())) as upstream:
+            try:
+                await open_connection(here(upstream.port), ["127.0.0.1"])
+            except UpstreamError:
+                pass
+            await asyncio.sleep(0.01)
+            gc.collect()
+            os.fstat(made[0].stranger)
+            os.close(made[0].stranger)
+
+    run(main())
