@@ -18,8 +18,8 @@ help: ## this list
 demo: $(READY) ## two example upstreams and the sidecar; shows what it does (Ctrl-C ends it)
 	@$(BIN)/python examples/demo.py
 
-test: $(READY) ## every test
-	@$(BIN)/pytest
+test: $(READY) ## every test (ARGS="tests/engine -x" for some)
+	@$(BIN)/pytest $(ARGS)
 
 compiled-test: $(READY) ## every test over the package as mypyc compiles it (ARGS="tests/engine -x" for some); needs a C compiler
 	@PYTHONPATH=tests $(BIN)/python -m tools.compiled $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -214,10 +215,8 @@ def test_a_connection_that_ends_while_it_is_handed_over_closes_its_descriptor_on
 
     async def main() -> None:
         async with ScriptedUpstream(answer(response())) as upstream:
-            try:
+            with contextlib.suppress(UpstreamError):
                 await open_connection(here(upstream.port), ["127.0.0.1"])
-            except UpstreamError:
-                pass
             await asyncio.sleep(0.01)
             gc.collect()
             os.fstat(made[0].stranger)
