@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from admin.admin_fakes import Caller, Check, World, served, served_unix
+from support.ports import free_port
 
 from sidecar.admin.context import RejectedConfig
 from sidecar.cli.main import main
@@ -33,9 +34,7 @@ def command(world: World, *words: str) -> int:
 
 def nobody() -> str:
     """An address at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def test_wait_ends_at_once_when_the_sidecar_is_ready(capsys: pytest.CaptureFixture[str]) -> None:

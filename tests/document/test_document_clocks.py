@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from document_kit import (
     under,
 )
 from support import Connection, RawClient, Script, ScriptedUpstream, in_turn, response
+from support.ports import closed_port
 
 from sidecar.config.load import Loaded, load
 from sidecar.errors import RefusedStream
@@ -275,13 +275,6 @@ def resetting(times: int = 1) -> Script:
     return in_turn(*[play] * times, says("well"))
 
 
-@contextmanager
-def refusing() -> Iterator[int]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]
-
-
 @proves(*both("retry", "conditions[]=Reset"))
 @in_both_places
 @live
@@ -308,7 +301,7 @@ async def test_a_timeout_is_retried_under_its_condition(place: str) -> None:
 @in_both_places
 @live
 async def test_a_failed_connect_is_retried_under_its_condition_whatever_the_method(place: str) -> None:
-    with refusing() as port:
+    with closed_port() as port:
         for conditions, tries in ((["ConnectFailure"], 3), (["Reset", "Timeout"], 1)):
             async with Chain(document(port, **at(place, "retry", {"conditions": conditions, **AT_ONCE}))) as chain:
                 assert reason_of(await chain.ask(method="POST")) == "502 connection_refused"

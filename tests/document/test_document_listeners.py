@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from document_kit import (
     says,
 )
 from support import RawClient, ScriptedUpstream
+from support.ports import free_port
 
 from sidecar.config.load import Loaded, load
 
@@ -40,8 +40,7 @@ async def hear(port: int, host: str) -> bytes:
 @proves("listeners[].port", "listeners[].bind", "listeners[].name")
 @live
 async def test_a_listener_binds_its_address_and_port_and_no_other() -> None:
-    with socket.create_server(("127.0.0.2", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     async with ScriptedUpstream(says("hi")) as fake:
         async with Chain(document(fake.port, listener={"name": "mine", "bind": "127.0.0.2", "port": port})) as chain:
             assert chain.address("mine") == f"127.0.0.2:{port}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,6 +10,7 @@ import uvloop
 from faults.rig import BOUND, assert_clean, deaf_port, read_on, until
 from support import RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
+from support.ports import free_port
 from support.upstream import Connection, Script
 
 from sidecar.http1 import server_connection
@@ -183,15 +183,9 @@ def _check_record(case: Case, exchange: Exchange) -> None:
         assert exchange.state is (State.ABORTED if case.outcome == CUT else State.REPLIED)
 
 
-def _closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def test_a_refused_connection_is_502_connection_refused_after_one_replay() -> None:
     async def main() -> None:
-        async with Engine(upstream(_closed_port())) as engine:
+        async with Engine(upstream(free_port())) as engine:
             async with await RawClient.open(engine.port()) as client:
                 answer = await client.request()
                 assert answer.status == 502
@@ -297,7 +291,7 @@ def test_a_bug_of_ours_costs_one_exchange_and_nothing_else(monkeypatch: pytest.M
 
 def test_a_client_that_sends_half_a_head_and_leaves_costs_nothing() -> None:
     async def main() -> None:
-        async with Engine(upstream(_closed_port())) as engine:
+        async with Engine(upstream(free_port())) as engine:
             for leave in ("reset", "half_close"):
                 async with await RawClient.open(engine.port()) as client:
                     await client.send(b"GET / HTTP/1.1\r\nHo")

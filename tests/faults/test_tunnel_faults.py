@@ -12,6 +12,7 @@ import uvloop
 from faults.rig import BOUND, Rig, assert_clean, read_on, until
 from support import RawClient, ScriptedUpstream, response
 from support.engine import Engine, upstream
+from support.ports import closed_port
 from support.upstream import Connection
 
 from sidecar.model.exchange import State
@@ -257,12 +258,11 @@ def test_tls_goes_through_a_connect_tunnel_untouched() -> None:
 
 def test_a_refused_connect_is_502() -> None:
     async def main() -> None:
-        async with ScriptedUpstream(plain_echo) as server:
-            port = server.port
         async with Engine(outbound=LOOPBACK) as engine:
             async with await RawClient.open(engine.port("outbound")) as client:
-                await client.send(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\n" % port)
-                answer = await client.read_response()
+                with closed_port() as port:
+                    await client.send(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\n" % port)
+                    answer = await client.read_response()
                 assert answer.status == 502
                 assert b"connection_refused" in answer.body
             await assert_clean(engine)

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 from support.client import RawClient
+from support.ports import free_port
 
 from sidecar.errors import ProxyError
 from sidecar.http1.server_connection import ServerConnection
@@ -184,11 +185,6 @@ def test_what_does_not_finish_within_the_drain_timeout_is_cut() -> None:
             w.gate.set()
 
     uvloop.run(main())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.parametrize("binds", [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("::", "127.0.0.1"), ("127.0.0.1", "::")])

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from support import RawClient, ScriptedUpstream, Sidecar
+from support.ports import free_port
 from support.upstream import answer, response
 
 OUTRIDER = [sys.executable, "-m", "sidecar"]
@@ -258,9 +259,9 @@ def test_the_state_folder_may_be_one_that_cannot_be_written_to() -> None:
 
 def test_an_upstream_that_dies_is_explained_everywhere_and_comes_back() -> None:
     async def main() -> None:
-        up = ScriptedUpstream(answer(response(body=b"up")))
+        port = free_port()  # it comes back
+        up = ScriptedUpstream(answer(response(body=b"up")), port=port)
         async with up:
-            port = up.port
             async with Sidecar(document(port)) as sidecar:
                 async with await RawClient.open(sidecar.port()) as client:
                     assert (await client.request()).body == b"up"

@@ -17,6 +17,7 @@ import requests
 from support import RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
 from support.otlp import Collector
+from support.ports import closed_port
 from tracing_kit import QUICK, ask, live, to, traced
 
 from sidecar.model.telemetry import Telemetry
@@ -57,9 +58,8 @@ def black_hole() -> Iterator[str]:
 @contextmanager
 def nobody() -> Iterator[str]:
     """A port where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
+    with closed_port() as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize("somewhere", [black_hole, nobody])

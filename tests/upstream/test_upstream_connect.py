@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -12,6 +13,7 @@ import socket
 import pytest
 import uvloop
 from support import ScriptedUpstream, answer, response
+from support.ports import free_port
 from upstream_fakes import black_hole, here
 
 from sidecar.errors import UpstreamError
@@ -33,12 +35,6 @@ async def open_and_close(endpoint: Endpoint, addresses: list[str]) -> str:
     connection.abort()
     await asyncio.sleep(0.01)
     return peer[0] if isinstance(peer, tuple) else peer
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.mark.parametrize("run", RUNNERS)
@@ -214,10 +210,8 @@ def test_a_connection_that_ends_while_it_is_handed_over_closes_its_descriptor_on
 
     async def main() -> None:
         async with ScriptedUpstream(answer(response())) as upstream:
-            try:
+            with contextlib.suppress(UpstreamError):
                 await open_connection(here(upstream.port), ["127.0.0.1"])
-            except UpstreamError:
-                pass
             await asyncio.sleep(0.01)
             gc.collect()
             os.fstat(made[0].stranger)
