@@ -115,9 +115,9 @@ async def tunnel(timeouts: dict[str, Any]) -> AsyncIterator[tuple[Chain, RawClie
 @in_both_places
 @live
 async def test_tunnel_idle_ends_a_tunnel_in_which_nothing_moves(place: str) -> None:
-    async with tunnel(only(place, "tunnelIdle", "200ms")) as (chain, client):
-        for _ in range(5):
-            await asyncio.sleep(0.08)
+    async with tunnel(only(place, "tunnelIdle", "700ms")) as (chain, client):
+        for _ in range(8):  # longer than the clock in total
+            await asyncio.sleep(0.1)
             await client.send(b"x")
             assert await client.read_exactly(1) == b"x"
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):

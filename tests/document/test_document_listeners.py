@@ -186,10 +186,10 @@ async def test_header_timeout_bounds_a_whole_head() -> None:
 @live
 async def test_body_idle_timeout_bounds_the_wait_between_two_reads_of_a_body() -> None:
     post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n"
-    async with playing(says("hi"), listener={"bodyIdleTimeout": "200ms"}) as (_, _, client):
+    async with playing(says("hi"), listener={"bodyIdleTimeout": "500ms"}) as (_, _, client):
         await client.send(post)
         for byte in (b"a", b"b", b"c", b"d"):  # longer than the clock in total
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.15)
             await client.send(byte)
         assert reason_of(await client.read_response()) == "408 request_body_timeout bodyIdleTimeout"
     async with playing(says("hi"), listener={"bodyIdleTimeout": "0s"}) as (_, _, client):

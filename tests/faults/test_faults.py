@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import uvloop
+from faults.cells import AFTER_THE_HEAD
 from faults.rig import BOUND, assert_clean, deaf_port, read_on, until
 from support import RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
@@ -116,7 +117,12 @@ CASES = [
         Reason.HTTP_RESPONSE_INCOMPLETE,
     ),
     Case(
-        "body-slow", after_head(OK_10 + b"hello"), CUT, Reason.STREAM_IDLE_TIMEOUT, clock=Clock.STREAM_IDLE, timeouts={"stream_idle": 0.1}
+        "body-slow",
+        after_head(OK_10 + b"hello"),
+        CUT,
+        Reason.STREAM_IDLE_TIMEOUT,
+        clock=Clock.STREAM_IDLE,
+        timeouts={"stream_idle": AFTER_THE_HEAD},
     ),
     Case(
         "body-slow-attempt",
@@ -124,13 +130,15 @@ CASES = [
         CUT,
         Reason.HTTP_RESPONSE_TIMEOUT,
         clock=Clock.BACKEND_REQUEST,
-        timeouts={"backend_request": 0.1},
+        timeouts={"backend_request": AFTER_THE_HEAD},
     ),
     Case("upgrade-slow", after_head(), 504, Reason.HTTP_UPGRADE_FAILED, UPGRADE, Clock.UPGRADE_HANDSHAKE, {"upgrade_handshake": 0.1}),
     Case("upgrade-reset", after_head(resets), 502, Reason.CONNECTION_TERMINATED, UPGRADE),
     Case("upgrade-unasked", after_head(SWITCHING), 502, Reason.HTTP_UPGRADE_FAILED),
     Case("tunnel-reset", after_head(SWITCHING, resets), CUT, None, UPGRADE),
-    Case("tunnel-slow", after_head(SWITCHING), CUT, Reason.STREAM_IDLE_TIMEOUT, UPGRADE, Clock.TUNNEL_IDLE, {"tunnel_idle": 0.1}),
+    Case(
+        "tunnel-slow", after_head(SWITCHING), CUT, Reason.STREAM_IDLE_TIMEOUT, UPGRADE, Clock.TUNNEL_IDLE, {"tunnel_idle": AFTER_THE_HEAD}
+    ),
 ]
 
 

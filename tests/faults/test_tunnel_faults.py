@@ -9,6 +9,7 @@ from ipaddress import ip_network
 
 import pytest
 import uvloop
+from faults.cells import AFTER_THE_HEAD
 from faults.rig import BOUND, Rig, assert_clean, read_on, until
 from support import RawClient, ScriptedUpstream, response
 from support.engine import Engine, upstream
@@ -177,13 +178,13 @@ def test_a_tunnel_outlives_the_other_clocks_and_other_traffic() -> None:
             await connection.read_request()
 
     async def main() -> None:
-        timeouts = Timeouts(request=0.15, backend_request=0.15, stream_idle=0.15, upgrade_handshake=0.15)
+        timeouts = Timeouts(request=0.8, backend_request=0.8, stream_idle=0.8, upgrade_handshake=0.8)
         async with ScriptedUpstream(script) as server, Engine(upstream(server.port), route={"timeouts": timeouts}) as engine:
             async with await RawClient.open(engine.port()) as client, await RawClient.open(engine.port()) as other:
                 await switch(client)
-                for _ in range(100):
+                for _ in range(100):  # longer than each of them
                     assert (await other.request()).status == 200
-                    await asyncio.sleep(0.003)
+                    await asyncio.sleep(0.01)
                 await client.send(b"alive")
                 assert await client.read_exactly(5) == b"alive"
             await assert_clean(engine)
@@ -201,7 +202,7 @@ def test_the_shortest_tunnel_idle_fires_first() -> None:
             backends=(Backend(name="app"),),
             timeouts=Timeouts(tunnel_idle=idle),
         )
-        for index, (name, idle) in enumerate({"long": 3600.0, "short": 0.1}.items())
+        for index, (name, idle) in enumerate({"long": 3600.0, "short": AFTER_THE_HEAD}.items())
     ]
 
     async def main() -> None:
