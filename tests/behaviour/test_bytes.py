@@ -484,7 +484,7 @@ async def test_server_sent_events_pass_one_by_one():
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
         for number in range(3):
             await connection.send(b"data: %d\n\n" % number)
-            assert await asyncio.wait_for(seen.get(), 5) == number
+            assert await asyncio.wait_for(seen.get(), 30) == number
 
     seen: asyncio.Queue[int] = asyncio.Queue()
     async with playing(events) as (_, _, client):

@@ -225,7 +225,7 @@ def test_an_aiohttp_client_that_leaves_cancels_the_upstream() -> None:
             async with _session(timeout=aiohttp.ClientTimeout(total=0.1)) as session:
                 with pytest.raises(TimeoutError):
                     await session.get(f"http://127.0.0.1:{engine.port()}/")
-            await asyncio.wait_for((await server.connection(0)).ended.wait(), 3)
+            await asyncio.wait_for((await server.connection(0)).ended.wait(), 30)
             assert (await engine.seen.last()).status == 499
 
     uvloop.run(main())

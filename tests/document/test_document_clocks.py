@@ -81,10 +81,10 @@ async def test_stream_idle_ends_what_stands_still_and_not_what_moves(place: str)
     async def trickle(connection: Connection) -> None:
         await connection.read_request()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
-        await connection.send(b"12345678", piece=1, pause=0.05)
+        await connection.send(b"12345678", piece=1, pause=0.1)
         await connection.read_until_close()
 
-    async with playing(trickle, **only(place, "streamIdle", "200ms")) as (chain, _, client):
+    async with playing(trickle, **only(place, "streamIdle", "700ms")) as (chain, _, client):
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await client.read_until(b"\r\n\r\n")
         assert await client.read_exactly(8) == b"12345678"

@@ -91,7 +91,7 @@ async def test_a_name_is_followed_by_its_ttl_and_the_last_answer_stays_when_the_
         ):
             dns.records["app.example"] = [("127.0.0.2", 1)]
             doc = document(up={"targets": None, "dns": {"host": "app.example", "port": port}})
-            resolver = Resolver(CaresClient([dns.address], timeout=0.2, tries=1).query)
+            resolver = Resolver(CaresClient([dns.address], timeout=5.0, tries=1).query)
             async with Chain(doc, resolver=resolver) as chain, await chain.client() as client:
                 assert reason_of(await client.request()) == "two"
                 dns.records["app.example"] = [("127.0.0.3", 1)]

@@ -143,12 +143,12 @@ def test_the_header_clock_does_not_start_anew_with_every_byte():
 
 def test_an_idle_connection_is_closed_without_a_word_and_not_before_its_time():
     async def main() -> None:
-        async with ScriptedUpstream(answer(OK)) as peer, Engine(upstream(peer.port), listener={"idle_timeout": 0.1}) as engine:
+        async with ScriptedUpstream(answer(OK)) as peer, Engine(upstream(peer.port), listener={"idle_timeout": 0.6}) as engine:
             async with await RawClient.open(engine.port()) as silent:
                 assert await silent.read_until_close() == b""
             async with await RawClient.open(engine.port()) as client:
-                for _ in range(3):
-                    await asyncio.sleep(0.05)
+                for _ in range(5):  # longer than that in total
+                    await asyncio.sleep(0.15)
                     assert (await client.request()).status == 200
                 assert await client.read_until_close() == b""
 
