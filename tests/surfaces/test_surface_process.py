@@ -386,7 +386,7 @@ def wait_until_ready(socket: Path) -> bytes:
         async with await RawClient.open_unix(str(socket)) as client:
             return (await client.request("/readyz")).body
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             body = asyncio.run(look())
