@@ -57,7 +57,7 @@ async def test_response_header_fires_504_http_response_timeout():
 
 @live
 async def test_the_clients_connection_serves_on_after_a_504():
-    async with playing(in_turn(silent, answer(response(body=b"ok"))), **clocks(response_header=SHORT)) as (_, _, client):
+    async with playing(in_turn(silent, answer(response(body=b"ok"))), **clocks(response_header=AFTER_THE_REQUEST)) as (_, _, client):
         assert (await client.request()).status == 504
         assert (await client.request()).body == b"ok"
 

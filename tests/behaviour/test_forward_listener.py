@@ -340,7 +340,7 @@ async def test_tunnel_idle_ends_a_connect_tunnel():
     async def quiet(connection: Connection) -> None:
         await connection.read_until_close()
 
-    async with outbound(quiet, LOOPBACK, default_timeouts=Timeouts(tunnel_idle=0.08)) as (engine, fake, client):
+    async with outbound(quiet, LOOPBACK, default_timeouts=Timeouts(tunnel_idle=0.5)) as (engine, fake, client):
         await connect(client, f"127.0.0.1:{fake.port}")
         await assert_reset(client)
         exchange = await engine.seen.last()

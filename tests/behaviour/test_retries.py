@@ -124,7 +124,7 @@ async def test_a_condition_that_is_not_listed_is_not_retried():
 
 @live
 async def test_the_condition_timeout_retries_response_header():
-    route = {"timeouts": Timeouts(response_header=0.1), "retry": RetryPolicy(backoff=0.001, conditions=frozenset({Condition.TIMEOUT}))}
+    route = {"timeouts": Timeouts(response_header=0.5), "retry": RetryPolicy(backoff=0.001, conditions=frozenset({Condition.TIMEOUT}))}
     async with playing(in_turn(silent, OK), route=route) as (engine, _, client):
         assert (await client.request()).body == b"ok"
         assert await outcomes(engine) == ["http_response_timeout", "success"]
@@ -133,7 +133,7 @@ async def test_the_condition_timeout_retries_response_header():
 @live
 async def test_the_condition_timeout_retries_backend_request_but_only_idempotent_methods():
     retry = RetryPolicy(attempts=1, backoff=0.001, conditions=frozenset({Condition.TIMEOUT}))
-    route = {"timeouts": Timeouts(backend_request=0.1), "retry": retry}
+    route = {"timeouts": Timeouts(backend_request=0.5), "retry": retry}
     async with playing(in_turn(silent, OK), route=route) as (_, _, client):
         assert (await client.request()).body == b"ok"
     async with playing(in_turn(silent, OK), route=route) as (_, _, client):

@@ -94,11 +94,11 @@ def test_empty_lines_before_a_request_are_skipped(pieces):
 
 def test_an_empty_line_after_a_request_leaves_the_connection_idle_not_late():
     async def main() -> None:
-        async with ScriptedUpstream(answer(OK)) as peer, Engine(upstream(peer.port), listener={"header_timeout": 0.05}) as engine:
+        async with ScriptedUpstream(answer(OK)) as peer, Engine(upstream(peer.port), listener={"header_timeout": 0.5}) as engine:
             async with await RawClient.open(engine.port()) as client:
                 await client.send(GET + b"\r\n")
                 assert (await client.read_response()).status == 200
-                await client.read_nothing(0.2)
+                await client.read_nothing(0.7)
                 assert (await client.request()).status == 200
 
     uvloop.run(main())
