@@ -22,7 +22,7 @@ from support.envoy import envoy_command, origin_command
 from support.ports import free_port
 from support.tls import CA, CLIENT, LOCAL, client, write
 
-START = 20.0
+START = 60.0
 
 
 def program(name: str) -> str:

@@ -22,7 +22,7 @@ from sidecar.observe.tracing import sender as module
 from sidecar.observe.tracing.destination import Destination, read
 from sidecar.observe.tracing.sender import Sender
 
-LONG = 20.0
+LONG = 60.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

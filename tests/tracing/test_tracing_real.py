@@ -20,7 +20,7 @@ from support.ports import free_ports
 from support.programs import need_program
 from tracing_kit import PARENT, QUICK, SPAN, TRACE, live
 
-STARTS = 20.0
+STARTS = 60.0
 COLLECTOR = """
 receivers: {otlp: {protocols: {http: {endpoint: "127.0.0.1:%(http)d"}, grpc: {endpoint: "127.0.0.1:%(grpc)d"}}}}
 exporters: {file: {path: %(file)s, flush_interval: 50ms}}
