@@ -10,6 +10,7 @@ import pytest
 from document_kit import Document, Gate, document, live, problems_of, proves
 from support import Connection, RawClient, Script, ScriptedUpstream, Sidecar, response
 from support.otlp_metrics import Receiver
+from support.ports import free_port
 
 LOG = "telemetry.accessLog"
 
@@ -161,7 +162,7 @@ async def test_inbound_accepts_for_drain_delay_after_sigterm() -> None:
             await asyncio.sleep(0.2)
             assert await accepts(port)
             assert await sidecar.astop(signal.SIGTERM) == 0  # nothing is in flight: nothing is cut
-        async with Sidecar(document(fake.port, lifecycle={"drainDelay": "0s"})) as sidecar:
+        async with Sidecar(document(fake.port, listener={"port": free_port()}, lifecycle={"drainDelay": "0s"})) as sidecar:
             port = sidecar.port()
             assert await sidecar.astop(signal.SIGTERM) == 0
             assert sidecar.events("draining", drain_delay_s=0.0)
