@@ -188,8 +188,12 @@ def drained(sidecar: Sidecar) -> None:
     status = outrider("status", "--interval=10ms", **env)
     assert status.returncode == 1
     assert "NOT READY (drained)" in status.stdout
+    said = "outrider: not ready after 0.1s: not-draining: the sidecar is drained\n"
     waited = outrider("wait", "--timeout=100ms", **env)
-    assert (waited.returncode, waited.stderr) == (1, "outrider: not ready after 0.1s: not-draining: the sidecar is drained\n")
+    for _ in range(20):  # the look has 0.1 s, in which a busy machine may not answer
+        if waited.stderr != said:
+            waited = outrider("wait", "--timeout=100ms", **env)
+    assert (waited.returncode, waited.stderr) == (1, said)
 
 
 # -- the document while it runs
@@ -323,7 +327,7 @@ def run_until_ready(*flags: str, env: dict[str, str]) -> tuple[list[str], int]:
                 process.send_signal(signal.SIGINT)
                 break
         process.stdout.read()
-        return lines, process.wait(10)
+        return lines, process.wait(60)
 
 
 @pytest.mark.parametrize(("log_format", "json_lines"), [("json", True), ("auto", True), ("console", False)])
@@ -345,7 +349,7 @@ def test_auto_is_for_people_on_a_terminal(tmp_path: Path) -> None:
         while b" ready: " not in shown:
             shown += os.read(ours, 4096)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     assert b"{" not in shown.partition(b"listeners=")[0]
 
@@ -377,7 +381,7 @@ def test_closed_outputs_hold_nobody(tmp_path: Path) -> None:
     with subprocess.Popen(["/bin/sh", "-c", f"exec {' '.join(OUTRIDER)} run {flags} <&- >&- 2>&-"], env=cleaned({})) as process:
         assert wait_until_ready(socket) == b"ok\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert subprocess.run(["/bin/sh", "-c", f"{' '.join(OUTRIDER)} version >&-"], timeout=20, check=False).returncode == 0
 
 
