@@ -6,6 +6,7 @@ import compileall
 import contextlib
 import http.client
 import os
+import random
 import re
 import shutil
 import signal
@@ -157,9 +158,12 @@ def find_envoy(*, fetch: bool) -> str | None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One below those that the kernel hands out itself: a connection of a load generator could take one of these before its server does."""
+    below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, max(below, 32_768))))
+            return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -269,4 +269,5 @@ def quantile(share: float, bounds: Sequence[float], counts: Sequence[int]) -> fl
         return bounds[-1] if bounds else nan
     lower = bounds[index - 1] if index else 0.0
     below = running[index - 1] if index else 0
-    return lower + (bounds[index] - lower) * (rank - below) / counts[index]
+    value = lower + (bounds[index] - lower) * ((rank - below) / counts[index])
+    return min(value, bounds[index])  # which the last digit of a float may be beyond

@@ -17,7 +17,7 @@ from support.sidecar import Sidecar
 
 HERE = Path(__file__).parent
 AUDIT = (HERE / "page_audit.js").read_text("utf-8")
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that something on the page may take to appear."""
 
 

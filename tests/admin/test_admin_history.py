@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.admin import history
@@ -242,6 +242,7 @@ def test_who_looks_while_the_first_reading_is_cancelled_is_not_left_waiting() ->
 
 
 @given(st.lists(st.integers(0, 1000), min_size=3, max_size=3).filter(any), st.floats(0.01, 1.0))
+@example([449, 0, 898], 1 / 3)
 def test_a_quantile_lies_in_the_bucket_that_holds_its_rank(counts: list[int], share: float) -> None:
     value = quantile(share, BOUNDS, counts)
     rank = share * sum(counts)

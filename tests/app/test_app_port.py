@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +32,17 @@ def document(port: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def inbound_port_is_free() -> None:
-    """The built-in document has no port to choose."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", 15001))
-        except OSError:
-            pytest.skip("port 15001 is in use: end the sidecar that runs on this machine")
+def inbound_port_is_free() -> Iterator[None]:
+    """The built-in document has no port to choose: another run of these tests on this machine is waited for."""
+    with (Path(tempfile.gettempdir()) / f"outrider-tests-{os.getuid()}-15001.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", 15001))
+            except OSError:
+                pytest.skip("port 15001 is in use: end the sidecar that runs on this machine")
+        yield
 
 
 async def body_of(port: int) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support import RawClient, ScriptedUpstream, Sidecar
+from support.ports import free_port
 from support.upstream import response
 
 IN = {"name": "inbound", "port": 0, "bind": "127.0.0.1"}
@@ -114,7 +115,7 @@ def test_listeners_come_and_go_and_the_log_tells_where() -> None:
     async def main() -> None:
         async with says(b"one") as one, Sidecar(document(one.port)) as sidecar:
             inbound = sidecar.port()
-            await sidecar.aapply(document(one.port, IN, OUT))
+            await sidecar.aapply(document(one.port, IN, {**OUT, "port": free_port()}))
             assert sidecar.port() == inbound
             outbound = sidecar.port("outbound")
             async with await RawClient.open(outbound) as client:
@@ -140,7 +141,7 @@ def test_a_request_in_flight_on_a_removed_listener_finishes() -> None:
         async with ScriptedUpstream(slow) as upstream, Sidecar(document(upstream.port, IN, OUT)) as sidecar:
             async with await RawClient.open(sidecar.port("outbound")) as client:
                 await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                await asyncio.wait_for(asked.wait(), 10)
+                await asyncio.wait_for(asked.wait(), 30)
                 await sidecar.aapply(document(1, IN))
                 go.set()
                 answer = await client.read_response()
@@ -212,4 +213,4 @@ def test_max_connections_makes_the_rest_wait() -> None:
 def test_a_drain_during_a_reload_ends_the_process() -> None:
     with Sidecar(document(1)) as sidecar:
         sidecar.edit(document(2, IN, OUT))
-        assert sidecar.stop(signal.SIGTERM, timeout=10) == 0
+        assert sidecar.stop(signal.SIGTERM, timeout=30) == 0

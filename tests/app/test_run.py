@@ -118,7 +118,7 @@ def test_a_signal_drains_and_the_exit_code_is_0(number: int, code: int) -> None:
 
 def test_sigint_skips_the_drain_delay() -> None:
     with Sidecar(document(1, lifecycle={"drainDelay": "60s", "drainTimeout": "1s"})) as sidecar:
-        assert sidecar.stop(signal.SIGINT, timeout=10) == 0
+        assert sidecar.stop(signal.SIGINT, timeout=30) == 0
 
 
 def stuck() -> tuple[Callable[[Any], Any], asyncio.Event]:
@@ -143,12 +143,12 @@ def test_what_is_cut_at_the_end_makes_the_exit_code_1(signals: tuple[int, ...]) 
             async with Sidecar(document(upstream.port, lifecycle={"drainDelay": "0s", "drainTimeout": timeout})) as sidecar:
                 async with await RawClient.open(sidecar.port()) as client:
                     await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                    await asyncio.wait_for(asked.wait(), 10)
+                    await asyncio.wait_for(asked.wait(), 30)
                     sidecar.process.send_signal(signals[0])
                     await sidecar.await_for("draining")
                     for number in signals[1:]:
                         sidecar.process.send_signal(number)
-                    assert await asyncio.to_thread(sidecar.wait, 10) == 1
+                    assert await asyncio.to_thread(sidecar.wait, 30) == 1
 
     asyncio.run(main())
 
@@ -169,7 +169,7 @@ def test_the_forward_listener_stays_open_until_nothing_is_in_flight() -> None:
         async with ScriptedUpstream(slow) as upstream, Sidecar(document(upstream.port)) as sidecar:
             async with await RawClient.open(sidecar.port("outbound")) as client:
                 await client.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
-                await asyncio.wait_for(asked.wait(), 10)
+                await asyncio.wait_for(asked.wait(), 30)
                 sidecar.process.send_signal(signal.SIGTERM)
                 await sidecar.await_for("draining")
                 async with await RawClient.open(sidecar.port("outbound")) as another:
@@ -177,7 +177,7 @@ def test_the_forward_listener_stays_open_until_nothing_is_in_flight() -> None:
                     assert (reply.body, reply.get("connection")) == (b"done", "close")
                 release.set()
                 assert (await client.read_response()).body == b"done"
-            assert await asyncio.to_thread(sidecar.wait, 10) == 0
+            assert await asyncio.to_thread(sidecar.wait, 30) == 0
 
     asyncio.run(main())
 
@@ -196,7 +196,7 @@ def test_post_drain_leaves_the_way_out_open_and_quitquitquit_ends_it() -> None:
                 assert (reply.body, reply.get("connection")) == (b"out", None)
             async with await RawClient.open(sidecar.admin_port) as admin:
                 await admin.request("/quitquitquit", method="POST", host="localhost")
-                assert await asyncio.to_thread(sidecar.wait, 10) == 0
+                assert await asyncio.to_thread(sidecar.wait, 30) == 0
 
     asyncio.run(main())
 

@@ -85,14 +85,6 @@ def then_close(data: bytes) -> Script:
 
 
 @contextmanager
-def nobody_listens() -> Iterator[int]:
-    """A port that refuses connections and that nobody else gets meanwhile."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]
-
-
-@contextmanager
 def never_accepts() -> Iterator[int]:
     """A port whose SYN packets are dropped: its backlog is full."""
     with socket.socket() as sock:

@@ -272,8 +272,8 @@ async def test_after_a_100_the_client_is_to_blame_for_its_silence():
         await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         await connection.read_until_close()
 
-    listener = {"body_idle_timeout": 0.15}
-    async with playing(continues, listener=listener, route={"timeouts": Timeouts(response_header=0.1)}) as (_, _, client):
+    listener = {"body_idle_timeout": 0.8}
+    async with playing(continues, listener=listener, route={"timeouts": Timeouts(response_header=0.5)}) as (_, _, client):
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
         assert (await client.read_response()).status == 100
         assert_reply(await client.read_response(), 408, "request_body_timeout", clock="bodyIdleTimeout")
@@ -281,11 +281,10 @@ async def test_after_a_100_the_client_is_to_blame_for_its_silence():
 
 @live
 async def test_a_client_that_does_not_wait_for_100_is_timed_like_any_other():
-    listener = {"body_idle_timeout": 0.3}
-    async with playing(OK, listener=listener, route={"timeouts": Timeouts(response_header=0.15)}) as (_, _, client):
-        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
-        await asyncio.sleep(0.05)
-        await client.send(b"abc", piece=1, pause=0.1)
+    listener = {"body_idle_timeout": 0.8}
+    async with playing(OK, listener=listener, route={"timeouts": Timeouts(response_header=0.5)}) as (_, _, client):
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\n")
+        await client.send(b"abcdef", piece=1, pause=0.15)  # longer than either in total
         assert (await client.read_response()).body == b"ok"
 
 
@@ -485,7 +484,7 @@ async def test_server_sent_events_pass_one_by_one():
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
         for number in range(3):
             await connection.send(b"data: %d\n\n" % number)
-            assert await asyncio.wait_for(seen.get(), 5) == number
+            assert await asyncio.wait_for(seen.get(), 30) == number
 
     seen: asyncio.Queue[int] = asyncio.Queue()
     async with playing(events) as (_, _, client):

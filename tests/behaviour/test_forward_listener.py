@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_network
 
 import pytest
-from behaviour_kit import LONG, ask, assert_reply, assert_reset, live, never_accepts, nobody_listens, silent
+from behaviour_kit import LONG, ask, assert_reply, assert_reset, live, never_accepts, silent
 from support import Connection, RawClient, Response, Script, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
+from support.ports import closed_port
 
 from sidecar.errors import UpstreamError
 from sidecar.model.reason import Clock, Phase, Reason
@@ -210,7 +211,7 @@ async def test_timeouts_of_allowed_destinations_come_from_the_defaults():
 
 @live
 async def test_a_destination_that_refuses_is_502():
-    with nobody_listens() as dead:
+    with closed_port() as dead:
         async with outbound(OK, LOOPBACK) as (_, _, client):
             assert_reply(await absolute(client, f"127.0.0.1:{dead}"), 502, "connection_refused", details="upstream=forward attempt=2/2")
 
@@ -339,7 +340,7 @@ async def test_tunnel_idle_ends_a_connect_tunnel():
     async def quiet(connection: Connection) -> None:
         await connection.read_until_close()
 
-    async with outbound(quiet, LOOPBACK, default_timeouts=Timeouts(tunnel_idle=0.08)) as (engine, fake, client):
+    async with outbound(quiet, LOOPBACK, default_timeouts=Timeouts(tunnel_idle=0.5)) as (engine, fake, client):
         await connect(client, f"127.0.0.1:{fake.port}")
         await assert_reset(client)
         exchange = await engine.seen.last()
@@ -348,7 +349,7 @@ async def test_tunnel_idle_ends_a_connect_tunnel():
 
 @live
 async def test_a_connect_that_is_refused_is_502_and_one_that_hangs_is_504():
-    with nobody_listens() as dead, never_accepts() as hanging:
+    with closed_port() as dead, never_accepts() as hanging:
         routes = (TO_APP, Route(name="to-slow", index=1, hostnames=("slow.svc",), backends=(Backend(name="slow"),)))
         async with Engine(upstream(dead), upstream(hanging, "slow", connect_timeout=0.08), routes=routes) as engine:
             async with await RawClient.open(engine.port("outbound")) as client:

@@ -7,9 +7,10 @@ import re
 import uuid
 
 import pytest
-from behaviour_kit import ask, assert_reply, hangs_up, live, nobody_listens, playing, resets, silent, then_close
+from behaviour_kit import ask, assert_reply, hangs_up, live, playing, resets, silent, then_close
 from support import Connection, RawClient, answer, response
 from support.engine import Engine, upstream
+from support.ports import closed_port
 
 from sidecar.model.reason import Reason, Rejection
 from sidecar.model.snapshot import Backend, Match, PathMatch, PoolLimits, Timeouts
@@ -23,7 +24,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 
 @live
 async def test_refused_is_502_connection_refused():
-    with nobody_listens() as dead:
+    with closed_port() as dead:
         async with Engine(upstream(dead)) as engine:
             assert_reply(await ask(engine), 502, "connection_refused", details="upstream=app attempt=2/2")
 
@@ -341,7 +342,7 @@ async def test_an_upstreams_own_errors_pass_untouched():
 
 @live
 async def test_no_reply_ever_shows_an_address_or_an_exceptions_text():
-    with nobody_listens() as dead:
+    with closed_port() as dead:
         async with Engine(upstream(dead)) as engine:
             await ask(engine)
             async with await RawClient.open(engine.port()) as client:

@@ -8,9 +8,10 @@ import time
 from email.utils import formatdate
 
 import pytest
-from behaviour_kit import ask, assert_reply, assert_reset, hangs_up, live, nobody_listens, playing, resets, silent, then_close
+from behaviour_kit import ask, assert_reply, assert_reset, hangs_up, live, playing, resets, silent, then_close
 from support import Connection, ScriptedUpstream, answer, in_turn, response
 from support.engine import Engine, upstream
+from support.ports import closed_port
 
 from sidecar.model.snapshot import Balancing, Condition, LoadBalancer, PoolLimits, RetryBudget, RetryMethods, RetryPolicy, Timeouts
 
@@ -35,7 +36,7 @@ async def outcomes(engine: Engine) -> list[str]:
 @live
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
 async def test_a_connect_error_is_replayed_once_for_every_method_even_without_a_stanza(method: str):
-    with nobody_listens() as dead:
+    with closed_port() as dead:
         async with (
             ScriptedUpstream(OK) as fake,
             Engine(upstream([dead, fake.port], load_balancer=LoadBalancer(policy=Balancing.ROUND_ROBIN))) as engine,
@@ -49,7 +50,7 @@ async def test_a_connect_error_is_replayed_once_for_every_method_even_without_a_
 
 @live
 async def test_without_a_stanza_a_connect_error_is_replayed_only_once():
-    with nobody_listens() as dead:
+    with closed_port() as dead:
         async with Engine(upstream(dead)) as engine:
             assert_reply(await ask(engine), 502, "connection_refused", details="upstream=app attempt=2/2")
             assert await outcomes(engine) == ["connection_refused", "connection_refused"]
@@ -57,7 +58,7 @@ async def test_without_a_stanza_a_connect_error_is_replayed_only_once():
 
 @live
 async def test_with_a_stanza_the_replay_of_a_failed_connect_is_part_of_attempts():
-    with nobody_listens() as dead:
+    with closed_port() as dead:
         async with Engine(upstream(dead), **stanza(attempts=3)) as engine:
             assert_reply(await ask(engine, method="POST"), 502, "connection_refused", details="upstream=app attempt=4/4")
             assert len(await outcomes(engine)) == 4
@@ -123,7 +124,7 @@ async def test_a_condition_that_is_not_listed_is_not_retried():
 
 @live
 async def test_the_condition_timeout_retries_response_header():
-    route = {"timeouts": Timeouts(response_header=0.1), "retry": RetryPolicy(backoff=0.001, conditions=frozenset({Condition.TIMEOUT}))}
+    route = {"timeouts": Timeouts(response_header=0.5), "retry": RetryPolicy(backoff=0.001, conditions=frozenset({Condition.TIMEOUT}))}
     async with playing(in_turn(silent, OK), route=route) as (engine, _, client):
         assert (await client.request()).body == b"ok"
         assert await outcomes(engine) == ["http_response_timeout", "success"]
@@ -132,7 +133,7 @@ async def test_the_condition_timeout_retries_response_header():
 @live
 async def test_the_condition_timeout_retries_backend_request_but_only_idempotent_methods():
     retry = RetryPolicy(attempts=1, backoff=0.001, conditions=frozenset({Condition.TIMEOUT}))
-    route = {"timeouts": Timeouts(backend_request=0.1), "retry": retry}
+    route = {"timeouts": Timeouts(backend_request=0.5), "retry": retry}
     async with playing(in_turn(silent, OK), route=route) as (_, _, client):
         assert (await client.request()).body == b"ok"
     async with playing(in_turn(silent, OK), route=route) as (_, _, client):
@@ -376,7 +377,7 @@ async def test_when_the_budget_is_spent_the_last_upstream_response_is_passed_on(
 @live
 async def test_when_the_budget_is_spent_the_error_of_the_try_is_shown():
     up = {"retry_budget": RetryBudget(percent=0, min_retries=0)}
-    with nobody_listens() as dead:
+    with closed_port() as dead:
         async with Engine(upstream(dead, **up)) as engine:
             assert_reply(await ask(engine), 502, "connection_refused", details="upstream=app attempt=1/2")
             assert (await engine.seen.last()).retries_skipped == "budget"
@@ -448,7 +449,7 @@ async def test_a_larger_chunked_body_streams_and_the_retry_is_skipped_for_body()
 
 @live
 async def test_a_body_too_large_to_keep_is_replayed_after_a_connect_error_because_none_of_it_has_been_read():
-    with nobody_listens() as dead:
+    with closed_port() as dead:
         balancer = LoadBalancer(policy=Balancing.ROUND_ROBIN)
         async with ScriptedUpstream(OK) as fake, Engine(upstream([dead, fake.port], load_balancer=balancer)) as engine:
             for _ in range(2):

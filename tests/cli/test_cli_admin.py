@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from admin.admin_fakes import Caller, Check, World, served, served_unix
+from support.ports import free_port
 
 from sidecar.admin.context import RejectedConfig
 from sidecar.cli.main import main
@@ -33,9 +34,7 @@ def command(world: World, *words: str) -> int:
 
 def nobody() -> str:
     """An address at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def test_wait_ends_at_once_when_the_sidecar_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +55,14 @@ def test_wait_waits_until_the_sidecar_becomes_ready() -> None:
     assert asyncio.run(served(world, use)) == 0
 
 
+@pytest.fixture
+def patient_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last look has so much time, too, and then its answer counts, however busy this machine is."""
+    monkeypatch.setattr("sidecar.cli.wait.INTERVAL", 20.0)
+    monkeypatch.setattr("sidecar.cli.drain.INTERVAL", 20.0)
+
+
+@pytest.mark.usefixtures("patient_looks")
 def test_wait_tells_what_is_missing_when_time_is_up(capsys: pytest.CaptureFixture[str]) -> None:
     world = World()
     world.checks = [Check(name="config", ok=False, detail="no valid document"), Check(name="listeners", ok=True)]
@@ -77,6 +84,7 @@ def test_drain_waits_until_the_sidecar_has_drained() -> None:
     assert world.drains == 3
 
 
+@pytest.mark.usefixtures("patient_looks")
 def test_drain_tells_what_is_in_flight_when_time_is_up(capsys: pytest.CaptureFixture[str]) -> None:
     world = World()
     world.in_flight = [4]

@@ -193,9 +193,9 @@ def test_httpx_through_the_forward_listener() -> None:
     uvloop.run(main())
 
 
-def _session(*arguments: str, **options: Any) -> aiohttp.ClientSession:
+def _session(*arguments: str) -> aiohttp.ClientSession:
     """Without the resolver that keeps a thread for ever."""
-    return aiohttp.ClientSession(*arguments, connector=aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver()), **options)
+    return aiohttp.ClientSession(*arguments, connector=aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver()))
 
 
 def test_aiohttp_posts_streams_and_reads_errors() -> None:
@@ -222,10 +222,13 @@ def test_an_aiohttp_client_that_leaves_cancels_the_upstream() -> None:
             await connection.read_until_close()
 
         async with ScriptedUpstream(script) as server, Engine(upstream(server.port)) as engine:
-            async with _session(timeout=aiohttp.ClientTimeout(total=0.1)) as session:
-                with pytest.raises(TimeoutError):
-                    await session.get(f"http://127.0.0.1:{engine.port()}/")
-            await asyncio.wait_for((await server.connection(0)).ended.wait(), 3)
+            async with _session() as session:
+                asking = asyncio.ensure_future(session.get(f"http://127.0.0.1:{engine.port()}/"))
+                await server.connection(0)
+                asking.cancel()  # as its own timeouts do
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
+            await asyncio.wait_for((await server.connection(0)).ended.wait(), 30)
             assert (await engine.seen.last()).status == 499
 
     uvloop.run(main())

@@ -23,6 +23,7 @@ import uvloop
 from support import RawClient
 from support.engine import Engine, upstream
 from support.envoy import envoy_command, origin_command
+from support.ports import free_port
 
 from sidecar.model.snapshot import Client, HttpProtocol
 
@@ -89,12 +90,6 @@ frontend one
   bind 127.0.0.1:{port}{http2}
   http-request return status 200 content-type text/plain lf-string %[path]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def test_pings_are_answered_and_close_codes_pass() -> None:
     async def main() -> None:
         async with playing() as (_, url):
             async with connect(url, **options()) as socket:
-                await asyncio.wait_for(await socket.ping(b"there?"), 3)
+                await asyncio.wait_for(await socket.ping(b"there?"), 30)
                 await socket.send("close")
                 with pytest.raises(ConnectionClosedError) as caught:
                     await socket.recv()

@@ -186,7 +186,8 @@ def test_nothing_is_told_twice(tmp_path):
     async def scenario():
         async with following(path, use_inotify=False) as mailbox:
             assert await content(mailbox) == b"one"
-            path.write_bytes(b"one")
+            with path.open("r+b") as again:  # which does not truncate
+                again.write(b"one")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await mailbox.get()

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 import uvloop
-from contract_kit import Caller, Kind, Source, calling, every_kind, settled, within
+from contract_kit import Caller, Kind, Source, calling, every_kind, settled, until, within
 from contract_peers import Served
 
 from sidecar.errors import OutriderError
@@ -83,27 +83,26 @@ def test_cancelled_inside_the_body_the_connection_is_closed(kind: Kind) -> None:
 @every_kind
 def test_cancelled_in_the_queue_the_place_goes_to_the_next(kind: Kind) -> None:
     async def main() -> None:
-        go = asyncio.Event()
+        go, there = asyncio.Event(), asyncio.Event()
 
         async def waits(served: Served) -> None:
+            there.set()
             await go.wait()
             await served.answer()
 
         limits = {"max_requests": 1} if kind.http2 else {"max_connections": 1}
         async with calling(kind, waits, **limits) as (caller, _):
             first = asyncio.ensure_future(caller.ask())
-            await asyncio.sleep(0.05)
+            await within(there.wait())
             others = [asyncio.ensure_future(caller.ask()) for _ in range(3)]
-            await asyncio.sleep(0.02)
             if kind.http2:  # there is no queue at maxRequests
                 for other in others:
                     with pytest.raises(OutriderError):
                         await other
             else:
-                assert caller.counts.pending == 3
+                await until(lambda: caller.counts.pending == 3, "the others wait")
                 others[0].cancel()
-                await asyncio.sleep(0.02)
-                assert caller.counts.pending == 2
+                await until(lambda: caller.counts.pending == 2, "one of them has left")
             go.set()
             assert (await first).status == 200
             if not kind.http2:

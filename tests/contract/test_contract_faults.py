@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 
 import pytest
 import uvloop
 from contract_kit import Kind, Source, caller_to, calling, every_kind, over_http1, settled, until, within
 from contract_peers import Served
 from support.black_hole import black_hole
+from support.ports import closed_port
 
 from sidecar.errors import PeerGone, ProxyError, StaleConnection, UpstreamError
 from sidecar.model.reason import Clock, Phase, Reason
@@ -20,9 +20,8 @@ from sidecar.model.snapshot import Timeouts
 @every_kind
 def test_a_port_where_nobody_listens_refuses(kind: Kind) -> None:
     async def main() -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            caller = caller_to(kind, taken.getsockname()[1])
+        with closed_port() as port:
+            caller = caller_to(kind, port)
             with pytest.raises(UpstreamError) as caught:
                 await caller.ask()
             assert (caught.value.reason, caught.value.phase) == (Reason.CONNECTION_REFUSED, Phase.CONNECT)

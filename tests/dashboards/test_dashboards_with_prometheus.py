@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import ssl
 import subprocess
 import time
@@ -24,6 +23,7 @@ import yaml
 from generated_files import DASHBOARDS, RULES, Query, board_queries, dashboard, fill, panels, rule_queries
 from support import Connection, RawClient, ScriptedUpstream, Sidecar, response
 from support.certificates import authority, issue
+from support.ports import closed_port, free_port
 from support.programs import need_program
 
 from charts.source import slo
@@ -132,12 +132,6 @@ async def handshakes(port: int, until: float) -> None:
         await asyncio.sleep(0.2)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Prometheus:
     """A real one, on a port and a folder of its own; scrapes once a second."""
 
@@ -225,16 +219,15 @@ async def trouble(folder: Path) -> Answers:
     """Run everything once; about twenty seconds, most of them Prometheus' own start."""
     answers = Answers()
     issue(authority("tests"), "sidecar", hosts=["localhost"]).write(folder, "tls")
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # never listens: refuses
-        async with ScriptedUpstream(play) as upstream, Sidecar(document(upstream.port, closed.getsockname()[1], folder)) as sidecar:
+    with closed_port() as closed:
+        async with ScriptedUpstream(play) as upstream, Sidecar(document(upstream.port, closed, folder)) as sidecar:
             prometheus = Prometheus(folder, sidecar.status_port)
             until = time.monotonic() + 2 * DEADLINE
             loads = [asyncio.create_task(load(sidecar.port(), until)) for _ in range(3)]
             loads.append(asyncio.create_task(handshakes(sidecar.port("secure"), until)))
             try:
                 await asyncio.to_thread(prometheus.wait_for, "a scrape", lambda: scraped(prometheus, 2))
-                await sidecar.aapply(document(upstream.port, closed.getsockname()[1], folder, lifecycle={"drainDelay": "1s"}))
+                await sidecar.aapply(document(upstream.port, closed, folder, lifecycle={"drainDelay": "1s"}))
                 await asyncio.to_thread(sidecar.refuse, {"apiVersion": "outrider.dev/v1alpha1", "kind": "SidecarConfig", "routes": 7})
                 await asyncio.to_thread(prometheus.wait_for, "eight more scrapes", lambda: scraped(prometheus, 10))
                 await asyncio.to_thread(answers.collect, prometheus)

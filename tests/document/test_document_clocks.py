@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from document_kit import (
     under,
 )
 from support import Connection, RawClient, Script, ScriptedUpstream, in_turn, response
+from support.ports import closed_port
 
 from sidecar.config.load import Loaded, load
 from sidecar.errors import RefusedStream
@@ -81,10 +81,10 @@ async def test_stream_idle_ends_what_stands_still_and_not_what_moves(place: str)
     async def trickle(connection: Connection) -> None:
         await connection.read_request()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
-        await connection.send(b"12345678", piece=1, pause=0.05)
+        await connection.send(b"12345678", piece=1, pause=0.1)
         await connection.read_until_close()
 
-    async with playing(trickle, **only(place, "streamIdle", "200ms")) as (chain, _, client):
+    async with playing(trickle, **only(place, "streamIdle", "700ms")) as (chain, _, client):
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await client.read_until(b"\r\n\r\n")
         assert await client.read_exactly(8) == b"12345678"
@@ -115,9 +115,9 @@ async def tunnel(timeouts: dict[str, Any]) -> AsyncIterator[tuple[Chain, RawClie
 @in_both_places
 @live
 async def test_tunnel_idle_ends_a_tunnel_in_which_nothing_moves(place: str) -> None:
-    async with tunnel(only(place, "tunnelIdle", "200ms")) as (chain, client):
-        for _ in range(5):
-            await asyncio.sleep(0.08)
+    async with tunnel(only(place, "tunnelIdle", "700ms")) as (chain, client):
+        for _ in range(8):  # longer than the clock in total
+            await asyncio.sleep(0.1)
             await client.send(b"x")
             assert await client.read_exactly(1) == b"x"
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
@@ -275,13 +275,6 @@ def resetting(times: int = 1) -> Script:
     return in_turn(*[play] * times, says("well"))
 
 
-@contextmanager
-def refusing() -> Iterator[int]:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]
-
-
 @proves(*both("retry", "conditions[]=Reset"))
 @in_both_places
 @live
@@ -308,7 +301,7 @@ async def test_a_timeout_is_retried_under_its_condition(place: str) -> None:
 @in_both_places
 @live
 async def test_a_failed_connect_is_retried_under_its_condition_whatever_the_method(place: str) -> None:
-    with refusing() as port:
+    with closed_port() as port:
         for conditions, tries in ((["ConnectFailure"], 3), (["Reset", "Timeout"], 1)):
             async with Chain(document(port, **at(place, "retry", {"conditions": conditions, **AT_ONCE}))) as chain:
                 assert reason_of(await chain.ask(method="POST")) == "502 connection_refused"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from document_kit import Chain, Document, document, live, playing, problems_of, proves, reason_of, says, silent
 from support import Connection, Script, ScriptedUpstream, response
+from support.ports import closed_port
 
 from sidecar.model.status import HealthStatus, UpstreamStatus
 
@@ -84,14 +85,11 @@ async def test_an_endpoint_that_fails_so_often_in_a_row_gets_no_more_requests() 
 
 @live
 async def test_a_refused_connection_counts_like_a_5xx() -> None:
-    async with ScriptedUpstream(says("good")) as good, ScriptedUpstream(says("gone")) as gone:
-        port = gone.port
-        await gone.__aexit__(None, None, None)
-        up = {"loadBalancer": {"policy": "RoundRobin"}, "outlierDetection": {"consecutiveFailures": 2, **LONG_PENALTY}}
-        async with Chain(document(good.port, port, up=up)) as chain:
+    up = {"loadBalancer": {"policy": "RoundRobin"}, "outlierDetection": {"consecutiveFailures": 2, **LONG_PENALTY}}
+    with closed_port() as port:
+        async with ScriptedUpstream(says("good")) as good, Chain(document(good.port, port, up=up)) as chain:
             assert set(await ask(chain, 10)) == {"good"}  # a failed connect is repeated elsewhere
             assert states(chain) == ["healthy", "ejected"]
-        await gone.__aenter__()
 
 
 @live

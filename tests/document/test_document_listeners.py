@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from document_kit import (
     says,
 )
 from support import RawClient, ScriptedUpstream
+from support.ports import free_port
 
 from sidecar.config.load import Loaded, load
 
@@ -40,8 +40,7 @@ async def hear(port: int, host: str) -> bytes:
 @proves("listeners[].port", "listeners[].bind", "listeners[].name")
 @live
 async def test_a_listener_binds_its_address_and_port_and_no_other() -> None:
-    with socket.create_server(("127.0.0.2", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     async with ScriptedUpstream(says("hi")) as fake:
         async with Chain(document(fake.port, listener={"name": "mine", "bind": "127.0.0.2", "port": port})) as chain:
             assert chain.address("mine") == f"127.0.0.2:{port}"
@@ -187,10 +186,10 @@ async def test_header_timeout_bounds_a_whole_head() -> None:
 @live
 async def test_body_idle_timeout_bounds_the_wait_between_two_reads_of_a_body() -> None:
     post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n"
-    async with playing(says("hi"), listener={"bodyIdleTimeout": "200ms"}) as (_, _, client):
+    async with playing(says("hi"), listener={"bodyIdleTimeout": "500ms"}) as (_, _, client):
         await client.send(post)
         for byte in (b"a", b"b", b"c", b"d"):  # longer than the clock in total
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.15)
             await client.send(byte)
         assert reason_of(await client.read_response()) == "408 request_body_timeout bodyIdleTimeout"
     async with playing(says("hi"), listener={"bodyIdleTimeout": "0s"}) as (_, _, client):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from document_kit import Chain, Document, document, live, problems_of, proves, reason_of, says, silent, upstream_at
 from support import Script, ScriptedUpstream
+from support.ports import closed_port
 
 from sidecar.proxy import mirror
 from sidecar.proxy.mirror import COPIES_MAX, Mirrors
@@ -90,13 +91,11 @@ async def test_a_body_that_is_too_long_to_be_kept_is_not_copied_and_the_request_
 
 @live
 async def test_a_mirror_that_refuses_or_is_silent_changes_nothing_and_is_counted() -> None:
-    async with ScriptedUpstream(says("app")) as app, ScriptedUpstream(says("gone")) as gone:
-        port = gone.port
-        await gone.__aexit__(None, None, None)
-        async with Chain(mirrored(app.port, port)) as chain:
-            assert reason_of(await chain.ask()) == "app"
-            assert await copies(chain, 1) == {"connection_refused": 1}
-        await gone.__aenter__()
+    async with ScriptedUpstream(says("app")) as app:
+        with closed_port() as port:
+            async with Chain(mirrored(app.port, port)) as chain:
+                assert reason_of(await chain.ask()) == "app"
+                assert await copies(chain, 1) == {"connection_refused": 1}
     async with chain_with_canary(silent) as (chain, _, canary):
         assert reason_of(await chain.ask()) == "app"
         while not canary.requests:

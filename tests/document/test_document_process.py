@@ -10,6 +10,7 @@ import pytest
 from document_kit import Document, Gate, document, live, problems_of, proves
 from support import Connection, RawClient, Script, ScriptedUpstream, Sidecar, response
 from support.otlp_metrics import Receiver
+from support.ports import free_port
 
 LOG = "telemetry.accessLog"
 
@@ -22,7 +23,7 @@ def app() -> Script:
         while True:
             target = (await connection.read_request()).start.split(b" ")[1]
             if target == b"/slow":
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(1.2)
             if target == b"/again":
                 unwell[:] = [] if unwell else [target]
             bad = target == b"/fail" or (target == b"/again" and unwell)
@@ -60,7 +61,7 @@ async def test_the_access_log_is_what_the_document_says_and_follows_it_at_once()
         ({"sample": 0, "always": ["Error"]}, usual),
         ({"sample": 0, "always": ["Retried"]}, usual),
         ({"sample": 0}, usual),
-        ({"sample": 0, "always": [{"slowerThan": "250ms"}]}, some_slow),
+        ({"sample": 0, "always": [{"slowerThan": "1s"}]}, some_slow),
         ({"sample": 0, "always": [{"slowerThan": "10s"}]}, some_slow),
         ({"sample": 0.5, "always": []}, ("/ok",) * 100),
         ({"redactHeaders": ["User-Agent"]}, ("/hidden",)),
@@ -161,7 +162,7 @@ async def test_inbound_accepts_for_drain_delay_after_sigterm() -> None:
             await asyncio.sleep(0.2)
             assert await accepts(port)
             assert await sidecar.astop(signal.SIGTERM) == 0  # nothing is in flight: nothing is cut
-        async with Sidecar(document(fake.port, lifecycle={"drainDelay": "0s"})) as sidecar:
+        async with Sidecar(document(fake.port, listener={"port": free_port()}, lifecycle={"drainDelay": "0s"})) as sidecar:
             port = sidecar.port()
             assert await sidecar.astop(signal.SIGTERM) == 0
             assert sidecar.events("draining", drain_delay_s=0.0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from document_kit import SHORT, Chain, Gate, document, live, playing, problems_o
 from kube.kube_store import Store
 from kube.slice_objects import endpoint_slice
 from support import Connection, RawClient, ScriptedUpstream, response
+from support.ports import closed_port, free_port
 from upstream.upstream_fakes import DnsServer, black_hole
 
 from sidecar.kube.endpoint_slices import EndpointSlices
@@ -50,9 +50,8 @@ async def answers(chain: Chain, count: int, **request: Any) -> list[str]:
 @proves("upstreams[].name")
 @live
 async def test_the_name_of_the_upstream_is_in_what_we_say_about_it() -> None:
-    with socket.socket() as refusing:
-        refusing.bind(("127.0.0.1", 0))
-        doc = document(refusing.getsockname()[1], up={"name": "orders"}, route={"backendRefs": [{"name": "orders"}]})
+    with closed_port() as refusing:
+        doc = document(refusing, up={"name": "orders"}, route={"backendRefs": [{"name": "orders"}]})
         async with Chain(doc) as chain:
             assert 'details="upstream=orders attempt=2/2"' in ((await chain.ask()).get("proxy-status") or "")
 
@@ -81,39 +80,29 @@ def test_weights_that_are_all_zero_are_refused() -> None:
     assert "upstreams[0].targets: every weight is 0" in problems_of(doc)[0]
 
 
-@contextlib.contextmanager
-def same_port(*hosts: str) -> Iterator[int]:
-    """A port that is free on all of these addresses."""
-    with socket.create_server((hosts[0], 0)) as first:
-        port = first.getsockname()[1]
-        for host in hosts[1:]:
-            socket.create_server((host, port)).close()
-    yield port
-
-
 @proves("upstreams[].dns.host", "upstreams[].dns.port")
 @live
 async def test_a_name_is_followed_by_its_ttl_and_the_last_answer_stays_when_the_server_fails() -> None:
     async with DnsServer() as dns:
-        with same_port("127.0.0.2", "127.0.0.3") as port:
-            async with (
-                ScriptedUpstream(says("two"), host="127.0.0.2", port=port),
-                ScriptedUpstream(says("three"), host="127.0.0.3", port=port),
-            ):
-                dns.records["app.example"] = [("127.0.0.2", 1)]
-                doc = document(up={"targets": None, "dns": {"host": "app.example", "port": port}})
-                resolver = Resolver(CaresClient([dns.address], timeout=0.2, tries=1).query)
-                async with Chain(doc, resolver=resolver) as chain, await chain.client() as client:
-                    assert reason_of(await client.request()) == "two"
-                    dns.records["app.example"] = [("127.0.0.3", 1)]
-                    while reason_of(await client.request()) != "three":
-                        await asyncio.sleep(0.05)
-                    dns.records["app.example"] = 2  # SERVFAIL
-                    asked = dns.questions("app.example")
-                    while dns.questions("app.example") == asked:
-                        await asyncio.sleep(0.05)
-                    await asyncio.sleep(0.1)
-                    assert reason_of(await client.request()) == "three"
+        port = free_port()
+        async with (
+            ScriptedUpstream(says("two"), host="127.0.0.2", port=port),
+            ScriptedUpstream(says("three"), host="127.0.0.3", port=port),
+        ):
+            dns.records["app.example"] = [("127.0.0.2", 1)]
+            doc = document(up={"targets": None, "dns": {"host": "app.example", "port": port}})
+            resolver = Resolver(CaresClient([dns.address], timeout=5.0, tries=1).query)
+            async with Chain(doc, resolver=resolver) as chain, await chain.client() as client:
+                assert reason_of(await client.request()) == "two"
+                dns.records["app.example"] = [("127.0.0.3", 1)]
+                while reason_of(await client.request()) != "three":
+                    await asyncio.sleep(0.05)
+                dns.records["app.example"] = 2  # SERVFAIL
+                asked = dns.questions("app.example")
+                while dns.questions("app.example") == asked:
+                    await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
+                assert reason_of(await client.request()) == "three"
 
 
 @proves("upstreams[].service.name", "upstreams[].service.namespace", "upstreams[].service.port")

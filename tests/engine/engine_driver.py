@@ -9,7 +9,7 @@ from typing import NamedTuple
 from support import Connection
 from support.wire import parse_head
 
-LIMIT = 5.0
+LIMIT = 30.0
 """Seconds that a connection may take in all."""
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

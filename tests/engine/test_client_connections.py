@@ -94,11 +94,11 @@ def test_empty_lines_before_a_request_are_skipped(pieces):
 
 def test_an_empty_line_after_a_request_leaves_the_connection_idle_not_late():
     async def main() -> None:
-        async with ScriptedUpstream(answer(OK)) as peer, Engine(upstream(peer.port), listener={"header_timeout": 0.05}) as engine:
+        async with ScriptedUpstream(answer(OK)) as peer, Engine(upstream(peer.port), listener={"header_timeout": 0.5}) as engine:
             async with await RawClient.open(engine.port()) as client:
                 await client.send(GET + b"\r\n")
                 assert (await client.read_response()).status == 200
-                await client.read_nothing(0.2)
+                await client.read_nothing(0.7)
                 assert (await client.request()).status == 200
 
     uvloop.run(main())
@@ -143,12 +143,12 @@ def test_the_header_clock_does_not_start_anew_with_every_byte():
 
 def test_an_idle_connection_is_closed_without_a_word_and_not_before_its_time():
     async def main() -> None:
-        async with ScriptedUpstream(answer(OK)) as peer, Engine(upstream(peer.port), listener={"idle_timeout": 0.1}) as engine:
+        async with ScriptedUpstream(answer(OK)) as peer, Engine(upstream(peer.port), listener={"idle_timeout": 0.6}) as engine:
             async with await RawClient.open(engine.port()) as silent:
                 assert await silent.read_until_close() == b""
             async with await RawClient.open(engine.port()) as client:
-                for _ in range(3):
-                    await asyncio.sleep(0.05)
+                for _ in range(5):  # longer than that in total
+                    await asyncio.sleep(0.15)
                     assert (await client.request()).status == 200
                 assert await client.read_until_close() == b""
 

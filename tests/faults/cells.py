@@ -150,6 +150,8 @@ LONG_HEAD: Final = b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000
 GARBAGE: Final = b"SSH-2.0-x\r\n\r\n"
 NOTHING: Final = after_head()
 SOON: Final = 0.15
+AFTER_THE_HEAD: Final = 0.5
+"""Of a clock that is to fire once the client has the head, on a busy machine too."""
 
 _INCOMPLETE, _TERMINATED = Reason.HTTP_RESPONSE_INCOMPLETE, Reason.CONNECTION_TERMINATED
 
@@ -310,7 +312,7 @@ BODY = [
         Reason.STREAM_IDLE_TIMEOUT,
         Clock.STREAM_IDLE,
         script=after_head(OK_10 + b"hello"),
-        timeouts={"stream_idle": SOON},
+        timeouts={"stream_idle": AFTER_THE_HEAD},
     ),
     Cell(
         "body",
@@ -361,7 +363,7 @@ TUNNELS = [
         Reason.STREAM_IDLE_TIMEOUT,
         Clock.TUNNEL_IDLE,
         script=after_head(SWITCHING),
-        timeouts={"tunnel_idle": SOON},
+        timeouts={"tunnel_idle": AFTER_THE_HEAD},
     ),
     Cell("tunnel", "slow drip", TUNNEL, script=after_head(SWITCHING, drips(b"0123456789")), timeouts={"tunnel_idle": 2.0}),
     Cell("tunnel", "half-close", TUNNEL, script=after_head(SWITCHING + b"0123456789", half_closes)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from faults.rig import BOUND, REACHED, Rig, assert_clean, deaf_port, until
 from support import RawClient, ScriptedUpstream
 from support.engine import Engine, upstream
 from support.otlp import Collector, Span
+from support.ports import closed_port
 from support.tls import CA
 from support.upstream import Connection, in_turn
 
@@ -91,7 +91,7 @@ async def world(cell: Cell, monkeypatch: pytest.MonkeyPatch, folder: Path) -> As
         server = await stack.enter_async_context(ScriptedUpstream(in_turn(*scripts)))
         target: Upstream = upstream(server.port)
         if cell.phase == "connect" and cell.fault == "refuse":
-            target = upstream(_closed_port())
+            target = upstream(stack.enter_context(closed_port()))
         elif cell.phase == "connect":
             target = upstream(stack.enter_context(deaf_port()), connect_timeout=0.3)
         elif cell.phase == "DNS":
@@ -153,12 +153,6 @@ def _names(cell: Cell) -> Callable[[str], Any]:
         return [("127.0.0.1", 60)] * (1000 if cell.fault == "over-long" else 1)
 
     return query
-
-
-def _closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 async def play(cell: Cell, rig: Watched) -> None:

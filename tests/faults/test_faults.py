@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import dataclass, field
 
 import pytest
 import uvloop
+from faults.cells import AFTER_THE_HEAD
 from faults.rig import BOUND, assert_clean, deaf_port, read_on, until
 from support import RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
+from support.ports import free_port
 from support.upstream import Connection, Script
 
 from sidecar.http1 import server_connection
@@ -116,7 +117,12 @@ CASES = [
         Reason.HTTP_RESPONSE_INCOMPLETE,
     ),
     Case(
-        "body-slow", after_head(OK_10 + b"hello"), CUT, Reason.STREAM_IDLE_TIMEOUT, clock=Clock.STREAM_IDLE, timeouts={"stream_idle": 0.1}
+        "body-slow",
+        after_head(OK_10 + b"hello"),
+        CUT,
+        Reason.STREAM_IDLE_TIMEOUT,
+        clock=Clock.STREAM_IDLE,
+        timeouts={"stream_idle": AFTER_THE_HEAD},
     ),
     Case(
         "body-slow-attempt",
@@ -124,13 +130,15 @@ CASES = [
         CUT,
         Reason.HTTP_RESPONSE_TIMEOUT,
         clock=Clock.BACKEND_REQUEST,
-        timeouts={"backend_request": 0.1},
+        timeouts={"backend_request": AFTER_THE_HEAD},
     ),
     Case("upgrade-slow", after_head(), 504, Reason.HTTP_UPGRADE_FAILED, UPGRADE, Clock.UPGRADE_HANDSHAKE, {"upgrade_handshake": 0.1}),
     Case("upgrade-reset", after_head(resets), 502, Reason.CONNECTION_TERMINATED, UPGRADE),
     Case("upgrade-unasked", after_head(SWITCHING), 502, Reason.HTTP_UPGRADE_FAILED),
     Case("tunnel-reset", after_head(SWITCHING, resets), CUT, None, UPGRADE),
-    Case("tunnel-slow", after_head(SWITCHING), CUT, Reason.STREAM_IDLE_TIMEOUT, UPGRADE, Clock.TUNNEL_IDLE, {"tunnel_idle": 0.1}),
+    Case(
+        "tunnel-slow", after_head(SWITCHING), CUT, Reason.STREAM_IDLE_TIMEOUT, UPGRADE, Clock.TUNNEL_IDLE, {"tunnel_idle": AFTER_THE_HEAD}
+    ),
 ]
 
 
@@ -183,15 +191,9 @@ def _check_record(case: Case, exchange: Exchange) -> None:
         assert exchange.state is (State.ABORTED if case.outcome == CUT else State.REPLIED)
 
 
-def _closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def test_a_refused_connection_is_502_connection_refused_after_one_replay() -> None:
     async def main() -> None:
-        async with Engine(upstream(_closed_port())) as engine:
+        async with Engine(upstream(free_port())) as engine:
             async with await RawClient.open(engine.port()) as client:
                 answer = await client.request()
                 assert answer.status == 502
@@ -297,7 +299,7 @@ def test_a_bug_of_ours_costs_one_exchange_and_nothing_else(monkeypatch: pytest.M
 
 def test_a_client_that_sends_half_a_head_and_leaves_costs_nothing() -> None:
     async def main() -> None:
-        async with Engine(upstream(_closed_port())) as engine:
+        async with Engine(upstream(free_port())) as engine:
             for leave in ("reset", "half_close"):
                 async with await RawClient.open(engine.port()) as client:
                     await client.send(b"GET / HTTP/1.1\r\nHo")

@@ -9,9 +9,11 @@ from ipaddress import ip_network
 
 import pytest
 import uvloop
+from faults.cells import AFTER_THE_HEAD
 from faults.rig import BOUND, Rig, assert_clean, read_on, until
 from support import RawClient, ScriptedUpstream, response
 from support.engine import Engine, upstream
+from support.ports import closed_port
 from support.upstream import Connection
 
 from sidecar.model.exchange import State
@@ -176,13 +178,13 @@ def test_a_tunnel_outlives_the_other_clocks_and_other_traffic() -> None:
             await connection.read_request()
 
     async def main() -> None:
-        timeouts = Timeouts(request=0.15, backend_request=0.15, stream_idle=0.15, upgrade_handshake=0.15)
+        timeouts = Timeouts(request=0.8, backend_request=0.8, stream_idle=0.8, upgrade_handshake=0.8)
         async with ScriptedUpstream(script) as server, Engine(upstream(server.port), route={"timeouts": timeouts}) as engine:
             async with await RawClient.open(engine.port()) as client, await RawClient.open(engine.port()) as other:
                 await switch(client)
-                for _ in range(100):
+                for _ in range(100):  # longer than each of them
                     assert (await other.request()).status == 200
-                    await asyncio.sleep(0.003)
+                    await asyncio.sleep(0.01)
                 await client.send(b"alive")
                 assert await client.read_exactly(5) == b"alive"
             await assert_clean(engine)
@@ -200,7 +202,7 @@ def test_the_shortest_tunnel_idle_fires_first() -> None:
             backends=(Backend(name="app"),),
             timeouts=Timeouts(tunnel_idle=idle),
         )
-        for index, (name, idle) in enumerate({"long": 3600.0, "short": 0.1}.items())
+        for index, (name, idle) in enumerate({"long": 3600.0, "short": AFTER_THE_HEAD}.items())
     ]
 
     async def main() -> None:
@@ -257,12 +259,11 @@ def test_tls_goes_through_a_connect_tunnel_untouched() -> None:
 
 def test_a_refused_connect_is_502() -> None:
     async def main() -> None:
-        async with ScriptedUpstream(plain_echo) as server:
-            port = server.port
         async with Engine(outbound=LOOPBACK) as engine:
             async with await RawClient.open(engine.port("outbound")) as client:
-                await client.send(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\n" % port)
-                answer = await client.read_response()
+                with closed_port() as port:
+                    await client.send(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\n" % port)
+                    answer = await client.read_response()
                 assert answer.status == 502
                 assert b"connection_refused" in answer.body
             await assert_clean(engine)

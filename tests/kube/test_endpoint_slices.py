@@ -76,6 +76,13 @@ async def following(store: Store, *upstreams: Upstream, place: Place = ANYWHERE)
         await it.hub.aclose()
 
 
+async def watched(store: Store, count: int) -> None:
+    """Wait until so many watches run."""
+    async with asyncio.timeout(60):
+        while store.watching[SELECTION] != count:
+            await asyncio.sleep(0.005)
+
+
 async def put(store: Store, *endpoints, **slice_) -> None:
     await store.put(ENDPOINT_SLICES, endpoint_slice(*endpoints, **slice_))
 
@@ -277,19 +284,16 @@ def test_when_the_document_no_longer_names_the_service_its_watch_ends():
         store = Store()
         await put(store, "10.0.0.1")
         async with following(store) as it:
-            await asyncio.sleep(0.01)
-            assert store.watching[SELECTION] == 1
+            await watched(store, 1)
             static = Upstream(name="app", targets=(Target(host="10.0.0.1", port=8080),))
             kept = it.registry.get("app").endpoints[0]
             await it.reconcile(static)
-            await asyncio.sleep(0.01)
-            assert store.watching[SELECTION] == 0
+            await watched(store, 0)
             assert it.registry.get("app").endpoints == (kept,)  # the same address is the same endpoint, wherever it comes from
             await it.reconcile(upstream())
             await it.until("10.0.0.1:8080")
             await it.reconcile()
-            await asyncio.sleep(0.01)
-            assert store.watching[SELECTION] == 0
+            await watched(store, 0)
 
     uvloop.run(main())
 
@@ -347,7 +351,7 @@ def test_closing_while_changes_wait_to_be_merged_leaves_nothing_behind():
         store = Store()
         await put(store, "10.0.0.1")
         async with following(store):
-            await asyncio.sleep(0.01)
+            await watched(store, 1)
             for number in range(5):
                 await put(store, f"10.0.0.{number}")
             await asyncio.sleep(0.01)

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import uvloop
-from support.apiserver import ApiServer, free_ports
+from support.apiserver import ApiServer
 from support.certificates import authority
 from support.kube_admin import Json
 from support.kube_client import client_in_pod, client_of, whoami
+from support.ports import free_port
 
 from sidecar.kube.api import ApiError, Unreachable
 from sidecar.kube.client import connect
@@ -196,7 +197,7 @@ def test_a_proxy_of_the_environment_is_not_used(
         async with client_in_pod(api_server, pod) as client:
             await client.list(maps(namespace))
 
-    monkeypatch.setenv(variable, f"http://127.0.0.1:{free_ports(1)[0]}")
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
     run(scenario())
 
 
@@ -252,7 +253,7 @@ def test_a_proxy_of_the_kubeconfig_is_used(api_server: ApiServer, namespace: str
 
 
 def test_a_proxy_that_is_away_is_named_without_its_password(api_server: ApiServer, namespace: str, tmp_path: Path) -> None:
-    path = api_server.kubeconfig(tmp_path / "config", proxy_url=f"http://user:secret@127.0.0.1:{free_ports(1)[0]}")
+    path = api_server.kubeconfig(tmp_path / "config", proxy_url=f"http://user:secret@127.0.0.1:{free_port()}")
 
     with pytest.raises(Unreachable, match="the proxy on the way to .* cannot be reached: connection refused") as failed:
         whoami(api_server, path, namespace)

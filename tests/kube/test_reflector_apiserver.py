@@ -94,14 +94,14 @@ def test_creation_edits_deletion_and_creation_anew_are_followed(api_server: ApiS
         async with as_admin(api_server, tmp_path, namespace) as (reflector, heard):
             await heard.until("changed", {})
             await put(api_server, namespace, "one")
-            await heard.until("changed", {"orders": "one"}, seconds=5)
+            await heard.until("changed", {"orders": "one"}, seconds=20)
             await off_loop(api_server.admin.create, "ConfigMap", namespace, "another", data={"text": "no"})
             await put(api_server, namespace, "two")
-            await heard.until("changed", {"orders": "two"}, seconds=5)
+            await heard.until("changed", {"orders": "two"}, seconds=20)
             await off_loop(api_server.admin.delete, "ConfigMap", namespace, "orders")
-            await heard.until("changed", {}, count=2, seconds=5)
+            await heard.until("changed", {}, count=2, seconds=20)
             await put(api_server, namespace, "three")
-            await heard.until("changed", {"orders": "three"}, seconds=5)
+            await heard.until("changed", {"orders": "three"}, seconds=20)
             assert reflector.status.requests == {("list", "ok"): 1}
         assert heard.states == [{}, {"orders": "one"}, {"orders": "two"}, {}, {"orders": "three"}]
 
@@ -114,7 +114,7 @@ def test_a_burst_of_edits_ends_with_the_last_one(api_server: ApiServer, namespac
             await heard.until("changed", {})
             for number in range(30):
                 await put(api_server, namespace, f"v{number}")
-            await heard.until("changed", {"orders": "v29"}, seconds=5)
+            await heard.until("changed", {"orders": "v29"}, seconds=20)
         assert heard.states[-1] == {"orders": "v29"}
 
     asyncio.run(scenario())
@@ -128,7 +128,7 @@ def test_edits_around_the_ends_of_watches_are_seen_without_a_second_list(api_ser
             for number in range(40):
                 await put(api_server, namespace, f"v{number}")
                 await asyncio.sleep(0.15)
-            await heard.until("changed", {"orders": "v39"}, seconds=5)
+            await heard.until("changed", {"orders": "v39"}, seconds=20)
             assert reflector.status.restarts["ended"] >= 2
             assert reflector.status.requests["list", "ok"] == 1
         assert heard.states[1:] == [{"orders": f"v{number}"} for number in range(40)]
@@ -300,7 +300,7 @@ def test_a_namespace_that_does_not_exist_holds_nothing_and_is_followed(api_serve
             await heard.until("changed", {})
             await off_loop(api_server.admin.namespace, f"{namespace}-later")
             await put(api_server, f"{namespace}-later", "there")
-            await heard.until("changed", {"orders": "there"}, seconds=10)
+            await heard.until("changed", {"orders": "there"}, seconds=20)
         assert "lost" not in heard.kinds
 
     asyncio.run(scenario())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -212,9 +213,11 @@ def test_in_each_storm_a_request_of_the_reflector_is_one_request_on_the_wire_at_
         folder = tmp_path / name.replace(" ", "-")
         folder.mkdir()
         try:
+            began = time.monotonic()
             async with followed(folder, [lists], [watches]) as (kube, _, heard):
                 await asyncio.sleep(4)
-                assert 3 <= len(kube.asked) <= 6
+                assert len(kube.asked) <= time.monotonic() - began + 2
+                await _until(lambda: len(kube.asked) >= 3, "it does not go on asking")
                 kube.lists, kube.watches = [listing(9, config_map(9))], [stream(event("MODIFIED", config_map(10)), FOREVER)]
                 await heard.until("changed", {"orders": "v10"}, seconds=15)
                 assert heard.kinds.count("lost") <= 1
@@ -237,7 +240,7 @@ def test_a_server_that_accepts_and_never_answers_is_an_outage_within_the_clients
 
     async def scenario() -> None:
         async with followed(tmp_path, [no_answer()], [QUIET]) as (_, reflector, heard):
-            await heard.until("lost", seconds=5)
+            await heard.until("lost", seconds=30)
             assert reflector.status.requests == {("list", "unreachable"): 1}
 
     asyncio.run(scenario())

@@ -18,6 +18,7 @@ from observe_samples import Trace, attempt, exchange, failed_exchange, families,
 from support import RawClient, ScriptedUpstream, Sidecar
 from support.documents import one_upstream
 from support.otlp_metrics import Receiver, metrics_of
+from support.ports import free_port
 from support.programs import need_program
 from support.upstream import answer, response
 
@@ -263,13 +264,6 @@ def test_traffic_gets_through_while_everything_is_read_off(receiver: Receiver, m
 
 
 # -- the real thing
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

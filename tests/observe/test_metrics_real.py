@@ -7,7 +7,6 @@ import gzip
 import json
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 from support import RawClient, ScriptedUpstream, Sidecar
 from support.documents import one_upstream
+from support.ports import free_port
 from support.programs import need_program
 from support.upstream import answer, response
 
@@ -90,13 +90,6 @@ def test_promtool_does_find_what_is_wrong_with_a_page() -> None:
     wrong = b"# TYPE outrider_requests counter\noutrider_requests 1\n"
     done = subprocess.run([need_program("promtool"), "check", "metrics"], input=wrong, capture_output=True, timeout=60, check=False)
     assert done.returncode == 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Client:
     async def ask(self) -> bytes:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self.sock, b"?")
-        return await asyncio.wait_for(loop.sock_recv(self.sock, 10), 5)
+        return await asyncio.wait_for(loop.sock_recv(self.sock, 10), 30)
 
     async def waits(self) -> bool:
         await asyncio.get_running_loop().sock_sendall(self.sock, b"?")
@@ -73,7 +73,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -269,7 +269,7 @@ def test_nobody_waits_for_one_that_is_full_or_has_stopped() -> None:
         third = Client(acceptor)
         assert await third.waits()
         acceptor.set_limit(0)
-        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(third.sock, 1), 5) == b"x"
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(third.sock, 1), 30) == b"x"
         third.close()
         await acceptor.aclose()
 

@@ -37,9 +37,9 @@ class Life(World):
     async def busy(self, name: str) -> RawClient:
         """A client whose request is in flight."""
         self.gate.clear()
-        client = await self.connect(name)
+        client, before = await self.connect(name), self.held
         await client.send(REQUEST)
-        await asyncio.sleep(0.05)
+        await until(lambda: self.held > before)
         return client
 
     def ready(self) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 from support.client import RawClient
+from support.ports import free_port
 
 from sidecar.errors import ProxyError
 from sidecar.http1.server_connection import ServerConnection
@@ -40,6 +41,8 @@ class World:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
+        self.held = 0
+        """Requests that wait for the gate."""
         self.counts = Counts()
         self.listeners = Listeners(self.handler, self.counts, Timekeeper(asyncio.get_running_loop()))
 
@@ -52,7 +55,9 @@ class World:
                 except ProxyError as error:
                     connection.send(b"HTTP/1.1 %d Refused\r\nContent-Length: 0\r\n\r\n" % error.status)
                     return
+                self.held += 1
                 await self.gate.wait()
+                self.held -= 1
                 close = b"Connection: close\r\n" if connection.draining else b""
                 body = listener.name.encode()
                 connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%b\r\n%b" % (len(body), close, body))
@@ -89,7 +94,7 @@ def refused(port: int) -> bool:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -159,7 +164,7 @@ def test_a_removed_listener_lets_the_exchange_in_flight_finish_and_says_close() 
             async with await w.connect("out") as client:
                 w.gate.clear()
                 await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                await asyncio.sleep(0.05)
+                await until(lambda: w.held == 1)
                 w.apply(IN)
                 await asyncio.sleep(0.05)
                 assert [(entry["name"], entry["state"]) for entry in w.listeners.status()] == [("in", "listening"), ("out", "draining")]
@@ -177,18 +182,13 @@ def test_what_does_not_finish_within_the_drain_timeout_is_cut() -> None:
             async with await w.connect("out") as client:
                 w.gate.clear()
                 await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                await asyncio.sleep(0.05)
+                await until(lambda: w.held == 1)
                 w.apply(IN, drain_timeout=0.1)
                 with pytest.raises(ConnectionResetError):
                     assert await client.read_until_close() == b"never"
             w.gate.set()
 
     uvloop.run(main())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @pytest.mark.parametrize("binds", [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("::", "127.0.0.1"), ("127.0.0.1", "::")])

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from support.ports import free_port
 
 from sidecar.server.sockets import BindError, SocketAddress, bound_address, close_socket, listener_address, open_socket, parse_address
 
@@ -82,7 +83,7 @@ def test_the_ipv6_wildcard_takes_ipv4_too() -> None:
 
 
 def test_a_plain_ipv6_address_takes_ipv6_only() -> None:
-    with open_socket(SocketAddress("::1", 0)) as sock, pytest.raises(ConnectionRefusedError):
+    with open_socket(SocketAddress("::1", free_port())) as sock, pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", bound_address(sock).port), timeout=2)
 
 

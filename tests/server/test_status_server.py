@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 from support.client import RawClient
+from test_listeners import until
 
 from sidecar.server.lifecycle import Check
 from sidecar.server.sockets import SocketAddress
@@ -165,7 +166,7 @@ def test_closing_the_server_ends_its_connections() -> None:
     async def main() -> None:
         async with status() as server:
             raw = socket.create_connection(("127.0.0.1", server.address.port), timeout=5)
-            await asyncio.sleep(0.05)
+            await until(lambda: bool(server._owner.connections))
         assert await asyncio.to_thread(raw.recv, 1) == b""
         raw.close()
 

@@ -27,11 +27,13 @@ from soak.plot import Sample, draw
 from soak.upstreams import Http2Server, Shadow, Upgrading, Upstreams
 from support import Sidecar
 from support.certificates import issue
+from support.ports import free_ports
 from support.tls import CA, client, write
 
 from bench import machine
 
 CLIENTS: Final = 16
+LISTENERS: Final = ("inbound", "secure", "second")
 MAX_GROWTH: Final = 4 * 1024 * 1024
 """Bytes of resident memory of a process between the second quarter of the run and the last: fragmentation, not a leak."""
 MAX_MORE_DESCRIPTORS: Final = 40
@@ -96,8 +98,8 @@ class Document:
     def __init__(self, folder: Path, upstreams: Upstreams) -> None:
         self.folder = folder
         self.upstreams = upstreams
-        self.ports: dict[str, int] = {}
-        """Of listeners; chosen by the kernel at first."""
+        self.ports = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
+        """Of listeners, whether they listen now or not."""
         self.revision = 0
         write(folder, ca=CA)
         self.rotate()
@@ -110,9 +112,9 @@ class Document:
         """The document of this moment; something that clients do not notice differs each time."""
         self.revision += 1
         files = {name: str(self.folder / name) for name in ("ca.crt", "listener.crt", "listener.key")}
-        names = ["inbound", "secure", "second"] if second else ["inbound", "secure"]
+        names = [name for name in LISTENERS if second or name != "second"]
         tls = {"certFile": files["listener.crt"], "keyFile": files["listener.key"]}
-        listeners = [{"name": name, "port": self.ports.get(name, 0), "bind": "127.0.0.1"} for name in names]
+        listeners = [{"name": name, "port": self.ports[name], "bind": "127.0.0.1"} for name in names]
         return {
             "apiVersion": "outrider.dev/v1alpha1",
             "kind": "SidecarConfig",
@@ -218,7 +220,6 @@ async def soak(seconds: float, seed: int, workers: int = 1) -> tuple[dict[str, A
         told = {"PYTHONFAULTHANDLER": "1"}  # an end by a signal says where it came from
         async with Sidecar(document.now(upstreams.ports["app"], second=True), flags=flags, env=told) as sidecar:
             ports = document.ports
-            ports.update({name: sidecar.port(name) for name in ("inbound", "secure", "second")})
             chaos = Chaos(rng, sidecar, upstreams, document, tally)
             idle = look(sidecar, tally, time.monotonic())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import socket
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
@@ -16,6 +15,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 from soak.test_mixed import Server, body_for
+from support.ports import free_port
 from support.tls import server as tls_server
 
 ENDPOINTS: Final = {"app": 3, "secure": 2, "h2": 2, "shadow": 1}
@@ -189,8 +189,7 @@ class Upstreams:
         Shadow.copies, Shadow.mixed_up, Http2Server.malformed, Upgrading.cut = Counter(), [], [], set()
         for kind, count in ENDPOINTS.items():
             for _ in range(count):
-                with socket.create_server(("127.0.0.1", 0)) as probe:
-                    port = int(probe.getsockname()[1])
+                port = free_port()
                 self.ports[kind].append(port)
                 self._kinds[port] = kind
                 await self.up(port)

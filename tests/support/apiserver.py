@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple, Self
 
 from support.certificates import Pair, authority, issue, key_pem, new_key
 from support.kube_admin import Admin
+from support.ports import free_ports
 from support.programs import need_program
 
 HOSTS = ("localhost", "127.0.0.1", "kubernetes.default.svc", "10.0.0.1")
@@ -270,15 +270,3 @@ class ApiServer:
 def encoded(content: bytes) -> str:
     """Base64, as `...-data` fields have it."""
     return base64.b64encode(content).decode()
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for number in sockets:
-            number.bind(("127.0.0.1", 0))
-        return [number.getsockname()[1] for number in sockets]
-    finally:
-        for number in sockets:
-            number.close()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from support import RawClient, ScriptedUpstream, Sidecar
+from support.ports import free_port
 from support.upstream import answer, response
 
 OUTRIDER = [sys.executable, "-m", "sidecar"]
@@ -187,8 +188,12 @@ def drained(sidecar: Sidecar) -> None:
     status = outrider("status", "--interval=10ms", **env)
     assert status.returncode == 1
     assert "NOT READY (drained)" in status.stdout
+    said = "outrider: not ready after 0.1s: not-draining: the sidecar is drained\n"
     waited = outrider("wait", "--timeout=100ms", **env)
-    assert (waited.returncode, waited.stderr) == (1, "outrider: not ready after 0.1s: not-draining: the sidecar is drained\n")
+    for _ in range(20):  # the look has 0.1 s, in which a busy machine may not answer
+        if waited.stderr != said:
+            waited = outrider("wait", "--timeout=100ms", **env)
+    assert (waited.returncode, waited.stderr) == (1, said)
 
 
 # -- the document while it runs
@@ -258,9 +263,9 @@ def test_the_state_folder_may_be_one_that_cannot_be_written_to() -> None:
 
 def test_an_upstream_that_dies_is_explained_everywhere_and_comes_back() -> None:
     async def main() -> None:
-        up = ScriptedUpstream(answer(response(body=b"up")))
+        port = free_port()  # it comes back
+        up = ScriptedUpstream(answer(response(body=b"up")), port=port)
         async with up:
-            port = up.port
             async with Sidecar(document(port)) as sidecar:
                 async with await RawClient.open(sidecar.port()) as client:
                     assert (await client.request()).body == b"up"
@@ -322,7 +327,7 @@ def run_until_ready(*flags: str, env: dict[str, str]) -> tuple[list[str], int]:
                 process.send_signal(signal.SIGINT)
                 break
         process.stdout.read()
-        return lines, process.wait(10)
+        return lines, process.wait(60)
 
 
 @pytest.mark.parametrize(("log_format", "json_lines"), [("json", True), ("auto", True), ("console", False)])
@@ -344,7 +349,7 @@ def test_auto_is_for_people_on_a_terminal(tmp_path: Path) -> None:
         while b" ready: " not in shown:
             shown += os.read(ours, 4096)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     assert b"{" not in shown.partition(b"listeners=")[0]
 
@@ -376,7 +381,7 @@ def test_closed_outputs_hold_nobody(tmp_path: Path) -> None:
     with subprocess.Popen(["/bin/sh", "-c", f"exec {' '.join(OUTRIDER)} run {flags} <&- >&- 2>&-"], env=cleaned({})) as process:
         assert wait_until_ready(socket) == b"ok\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert subprocess.run(["/bin/sh", "-c", f"{' '.join(OUTRIDER)} version >&-"], timeout=20, check=False).returncode == 0
 
 
@@ -385,7 +390,7 @@ def wait_until_ready(socket: Path) -> bytes:
         async with await RawClient.open_unix(str(socket)) as client:
             return (await client.request("/readyz")).body
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             body = asyncio.run(look())

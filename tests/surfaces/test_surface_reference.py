@@ -152,7 +152,7 @@ def test_it_lists_every_metric_with_its_type_and_labels() -> None:
     async def main() -> str:
         async with ScriptedUpstream(play) as upstream:
             retry = {"attempts": 1, "codes": [503], "backoff": "1ms", "maxBackoff": "1ms", "conditions": ["Timeout"]}
-            route = {"name": "all", "backendRefs": [{"name": "app"}], "retry": retry, "timeouts": {"responseHeader": "100ms"}}
+            route = {"name": "all", "backendRefs": [{"name": "app"}], "retry": retry, "timeouts": {"responseHeader": "600ms"}}
             doc = one_upstream(upstream.port, routes=[route])
             route["filters"] = [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "app"}, "percent": 100}}]
             doc["upstreams"][0] |= {"outlierDetection": {}, "circuitBreaker": {}, "healthCheck": {}}

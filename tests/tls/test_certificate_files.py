@@ -20,7 +20,7 @@ from sidecar.tls.contexts import HTTP1
 from sidecar.tls.material import CaBundle, KeyPair
 from sidecar.tls.store import CertificateRefused, TlsStore
 
-LONG = 20.0
+LONG = 60.0
 OTHER = issue(CA, "other", hosts=["b.test"])
 
 

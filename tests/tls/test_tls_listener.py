@@ -29,7 +29,7 @@ from sidecar.server.port import Port, PortState
 from sidecar.tls.material import CaBundle, KeyPair
 from sidecar.tls.store import Reference, TlsStore
 
-LONG = 20.0
+LONG = 60.0
 CERTIFICATE = CertificateRef(name="mine")
 CLIENTS = CaRef(name="clients")
 TLS = ListenerTls(certificates=(CERTIFICATE,))

@@ -19,9 +19,10 @@ import pytest
 import websockets.sync.client
 from support import RawClient, Sidecar
 from support.envoy import envoy_command, origin_command
+from support.ports import free_port
 from support.tls import CA, CLIENT, LOCAL, client, write
 
-START = 20.0
+START = 60.0
 
 
 def program(name: str) -> str:
@@ -29,12 +30,6 @@ def program(name: str) -> str:
     if found is None:
         pytest.skip(f"needs {name} (apt-get install {name})")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import requests
 from support import RawClient, ScriptedUpstream, answer, response
 from support.engine import Engine, upstream
 from support.otlp import Collector
+from support.ports import closed_port
 from tracing_kit import QUICK, ask, live, to, traced
 
 from sidecar.model.telemetry import Telemetry
@@ -26,12 +27,11 @@ from sidecar.observe.tracing.pipeline import EXPORT_FAILED, QUEUE_FULL
 from sidecar.observe.tracing.service import Tracing
 
 OK = answer(response(body=b"hi"))
-IMPATIENT = {**QUICK, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"}
 
 
-@pytest.fixture(autouse=True)
-def time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter reads this itself; its threads must not outlive the tests."""
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For collectors that do not answer: the exporter's threads must not outlive the tests. It reads this itself."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
 
 
@@ -57,11 +57,11 @@ def black_hole() -> Iterator[str]:
 @contextmanager
 def nobody() -> Iterator[str]:
     """A port where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
+    with closed_port() as port:
+        yield f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("somewhere", [black_hole, nobody])
 @live
 async def test_a_collector_that_never_answers_costs_spans_and_nothing_else(somewhere) -> None:
@@ -110,6 +110,7 @@ async def test_a_collector_that_comes_back_gets_what_came_since(caplog: pytest.L
     assert "400" in told[0][1]
 
 
+@pytest.mark.usefixtures("impatient")
 @live
 async def test_a_slow_collector_holds_up_no_request() -> None:
     asked = asyncio.Event()

@@ -15,13 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.ports import closed_port
 from support.tls import CA, CLIENT, OTHER_CA, server, write
 
 from sidecar.observe.tracing import sender as module
 from sidecar.observe.tracing.destination import Destination, read
 from sidecar.observe.tracing.sender import Sender
 
-LONG = 20.0
+LONG = 60.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -222,9 +223,7 @@ def test_no_try_begins_after_the_time_of_the_batch_and_there_are_six_at_most(wai
 
 
 def test_a_refused_connection_is_tried_again_and_named(waits: list[float]) -> None:
-    with collector(OK) as gone:
-        port = gone.port
-    with sending(to(port, {"OTEL_EXPORTER_OTLP_TIMEOUT": "9000"})) as sender:
+    with closed_port() as port, sending(to(port, {"OTEL_EXPORTER_OTLP_TIMEOUT": "9000"})) as sender:
         assert "ConnectionRefusedError" in sender.send(b"x")
     assert len(waits) == 5
 

@@ -7,9 +7,10 @@ import time
 from ipaddress import ip_network
 
 import pytest
-from support import Connection, RawClient, ScriptedUpstream, answer, in_turn, response
+from support import Connection, RawClient, answer, in_turn, response
 from support.engine import Engine, upstream
 from support.otlp import Collector
+from support.ports import closed_port
 from tracing_kit import PARENT, QUICK, SPAN, TRACE, ask, clients, live, server, to, traced
 
 from sidecar.model.snapshot import AllowEntry, RetryPolicy, Timeouts
@@ -91,12 +92,11 @@ async def test_the_replay_of_a_stale_connection_is_an_attempt_with_an_event():
 
 @live
 async def test_a_refused_connection_is_an_error_on_both_spans():
-    async with ScriptedUpstream(OK) as gone:
-        port = gone.port
     async with Collector() as collector:
-        async with Engine(upstream(port), tracing=Tracing(QUICK), telemetry=Telemetry(tracing=to(collector))) as engine:
-            assert (await ask(engine)).status == 502
-            spans = await collector.wait(3)
+        with closed_port() as port:
+            async with Engine(upstream(port), tracing=Tracing(QUICK), telemetry=Telemetry(tracing=to(collector))) as engine:
+                assert (await ask(engine)).status == 502
+                spans = await collector.wait(3)
     exchange, attempts = server(spans), clients(spans)
     assert (exchange.status, exchange.attributes["error.type"]) == ("error", "connection_refused")
     assert exchange.attributes["outrider.reason"] == "connection_refused"

@@ -16,23 +16,16 @@ from typing import Any
 
 import pytest
 from support import RawClient, ScriptedUpstream, Sidecar, answer, one_upstream, response
+from support.ports import free_ports
 from support.programs import need_program
 from tracing_kit import PARENT, QUICK, SPAN, TRACE, live
 
-STARTS = 20.0
+STARTS = 60.0
 COLLECTOR = """
 receivers: {otlp: {protocols: {http: {endpoint: "127.0.0.1:%(http)d"}, grpc: {endpoint: "127.0.0.1:%(grpc)d"}}}}
 exporters: {file: {path: %(file)s, flush_interval: 50ms}}
 service: {telemetry: {metrics: {level: none}}, pipelines: {traces: {receivers: [otlp], exporters: [file]}}}
 """
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def get(url: str) -> Any:

@@ -11,6 +11,7 @@ import pytest
 import uvloop
 from msgspec.structs import replace
 from support import Connection, ScriptedUpstream, answer, in_turn, response
+from support.ports import closed_port
 from upstream_fakes import DnsServer, RecordingObserver, attempt, deadlines, get, no_interim, until
 
 from sidecar.errors import ProxyError, StaleConnection, UpstreamError
@@ -97,16 +98,15 @@ def test_an_attempt_says_whether_its_connection_was_reused_and_when_it_was_there
 
 def test_a_refused_connect_is_an_error_of_phase_connect_and_leaves_nothing_counted() -> None:
     async def main() -> None:
-        async with ScriptedUpstream(answer(response())) as upstream:
-            port = upstream.port
-        async with registry(static(port)) as r:
-            with pytest.raises(UpstreamError) as caught:
-                await exchange(r.get("app"))
-            assert (caught.value.reason, caught.value.phase) == (Reason.CONNECTION_REFUSED, Phase.CONNECT)
-            assert r._observer.connects == [("app", "connection_refused")]
-            (status,) = r.statuses()
-            assert (status.endpoints[0].active, status.endpoints[0].failures) == (0, 1)
-            assert r.get("app").quiet
+        with closed_port() as port:
+            async with registry(static(port)) as r:
+                with pytest.raises(UpstreamError) as caught:
+                    await exchange(r.get("app"))
+                assert (caught.value.reason, caught.value.phase) == (Reason.CONNECTION_REFUSED, Phase.CONNECT)
+                assert r._observer.connects == [("app", "connection_refused")]
+                (status,) = r.statuses()
+                assert (status.endpoints[0].active, status.endpoints[0].failures) == (0, 1)
+                assert r.get("app").quiet
 
     uvloop.run(main())
 

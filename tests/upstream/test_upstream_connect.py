@@ -13,6 +13,7 @@ import socket
 import pytest
 import uvloop
 from support import ScriptedUpstream, answer, response
+from support.ports import free_port
 from upstream_fakes import black_hole, here
 
 from sidecar.errors import UpstreamError
@@ -34,12 +35,6 @@ async def open_and_close(endpoint: Endpoint, addresses: list[str]) -> str:
     connection.abort()
     await asyncio.sleep(0.01)
     return peer[0] if isinstance(peer, tuple) else peer
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.mark.parametrize("run", RUNNERS)

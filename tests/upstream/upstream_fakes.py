@@ -109,7 +109,7 @@ def here(port: int) -> Endpoint:
     return Endpoint("127.0.0.1", port)
 
 
-async def until(condition, *, turns: int = 500) -> None:
+async def until(condition, *, turns: int = 6000) -> None:
     """Let the loop turn until `condition()` holds."""
     for _ in range(turns):
         if condition():

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from support import RawClient, ScriptedUpstream
+from support.ports import free_port
 from workers_kit import IN, OUT, admin, close, document, kill, of_workers, open_client, pids, says, status, until
 
 SLOW = {"drainDelay": "0s", "drainTimeout": "60s"}
@@ -96,7 +97,10 @@ def test_during_the_drain_delay_new_connections_are_served() -> None:
 
 def test_a_drain_by_command_closes_the_way_in_of_every_worker_and_leaves_the_way_out() -> None:
     async def main() -> None:
-        async with ScriptedUpstream(says(b"x")) as upstream, of_workers(2, document(upstream.port, IN, OUT)) as sidecar:
+        async with (
+            ScriptedUpstream(says(b"x")) as upstream,
+            of_workers(2, document(upstream.port, {**IN, "port": free_port()}, OUT)) as sidecar,
+        ):
             inbound, outbound = sidecar.port("inbound"), sidecar.port("outbound")
 
             async def drained() -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 
 from support import RawClient, ScriptedUpstream
+from support.ports import free_port
 from workers_kit import IN, OUT, admin, close, document, kill, metrics, of_workers, open_client, pids, says, total, until
 
 
@@ -59,7 +60,7 @@ def test_edits_under_load_fail_no_request_and_no_connection() -> None:
 def test_a_listener_comes_and_goes_in_all_workers() -> None:
     async def main() -> None:
         async with ScriptedUpstream(says(b"x")) as upstream, of_workers(2, document(upstream.port)) as sidecar:
-            await sidecar.aapply(document(upstream.port, IN, {**IN, "name": "second"}))
+            await sidecar.aapply(document(upstream.port, IN, {**IN, "name": "second", "port": free_port()}))
             port = sidecar.port("second")
             for _ in range(4):
                 async with await RawClient.open(port) as client:
