@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from document_kit import Chain, Document, document, echo_head, field_of, line_of, live, proves, reason_of, says, under
 from support import Connection, ScriptedUpstream, response
-from support.certificates import issue
-from support.tls import CA, CLIENT, LOCAL, OTHER_CA, client, server, write
+from support.certificates import Pair, general_names, issue
+from support.tls import CA, CLIENT, LOCAL, OTHER_CA, careless, client, server, write
 
 from sidecar.model.tls import CaRef, CertificateRef, Handshake, ObjectKind
 from sidecar.tls.material import CaBundle, KeyPair
@@ -286,6 +288,67 @@ def test_the_client_certificate_goes_on_by_the_mode_of_the_listener(tmp_path: Pa
                 echoed = await chain.ask(secured={"ssl": client(pair=CLIENT)}, headers="X-Forwarded-Client-Cert: Hash=00\r\n")
                 said = ",".join(field_of(echoed, "x-forwarded-client-cert"))
                 assert ("Hash=00" in said) == (mode == "Preserve"), "who is not believed says nothing about certificates"
+
+    main()
+
+
+HOSTILE: dict[str, tuple[Pair, str, str]] = {
+    "the format's own characters": (
+        issue(CA, 'a";URI=spiffe://admin;X="\\', uris=['spiffe://a;URI=spiffe://admin,Hash=x;Subject="'], client=True),
+        'Subject="CN=a\\22\\3BURI\\3Dspiffe://admin\\3BX\\3D\\22\\5C";URI="spiffe://a;URI=spiffe://admin,Hash=x;Subject=%22"',
+        'spiffe://a;URI=spiffe://admin,Hash=x;Subject="',
+    ),
+    "ends of lines": (
+        issue(CA, "a\r\nX: y", alt_names=general_names((6, b"spiffe://a\r\nX: y\0z")), client=True),
+        'Subject="CN=a\\0D\\0AX: y";URI=spiffe://a%0D%0AX:%20y%00z',
+        "spiffe://a\r\nX: y\0z",
+    ),
+    "no UTF-8": (issue(CA, "a", alt_names=general_names((6, b"spiffe://a\xff")), client=True), "", ""),
+    "an email that is no UTF-8": (issue(CA, "a", alt_names=general_names((1, b"\xff@a"), (6, b"spiffe://a")), client=True), "", ""),
+    "a name that is too long": (
+        issue(CA, "a", uris=["spiffe://" + "x" * 5000, "spiffe://b"], client=True),
+        'Subject="CN=a";URI=spiffe://b',
+        "",
+    ),
+    "too many names": (
+        issue(CA, "a", uris=[f"spiffe://{number}" for number in range(99)], client=True),
+        'Subject="CN=a";' + ";".join(f"URI=spiffe://{number}" for number in range(16)),
+        "spiffe://0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_no_name_in_a_certificate_ends_its_element_or_its_field_early(tmp_path: Path, case: str) -> None:
+    pair, names, identity = HOSTILE[case]
+
+    @live
+    async def main() -> None:
+        files = write(tmp_path, local=LOCAL, ca=CA)
+        tls = listening(certFile=files["local.crt"], keyFile=files["local.key"], clientCA={"file": files["ca.crt"]})
+        async with ScriptedUpstream(echo_head) as fake, Chain(document(fake.port, listener=tls)) as chain:
+            digest = hashlib.sha256(pair.certificate.public_bytes(Encoding.DER)).hexdigest()
+            for _ in range(2):  # over several connections
+                echoed = await chain.ask(secured={"ssl": careless(pair, tmp_path)})
+                assert field_of(echoed, "x-forwarded-client-cert") == [";".join(filter(None, (f"Hash={digest}", names)))]
+            if identity or not names:
+                assert (await chain.seen.last()).identity == (identity or digest)
+
+    main()
+
+
+@pytest.mark.parametrize("name", [(6, b"spiffe://\xff"), (7, b"abc")], ids=["no UTF-8", "no address"])
+def test_a_server_with_a_name_that_cannot_be_read_has_none_that_is_wanted(tmp_path: Path, name: tuple[int, bytes]) -> None:
+    @live
+    async def main() -> None:
+        files = write(tmp_path, ca=CA)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        issue(CA, "a", alt_names=general_names(name)).write(tmp_path, "own")
+        context.load_cert_chain(tmp_path / "own.crt", tmp_path / "own.key")
+        wanted = [{"type": "Hostname", "hostname": "10.0.0.1"}]
+        async with ScriptedUpstream(says("never"), ssl=context) as fake:
+            async with Chain(reach(fake, caCertificateRefs=[{"file": files["ca.crt"]}], subjectAltNames=wanted)) as chain:
+                assert reason_of(await chain.ask()) == "502 tls_certificate_error"
 
     main()
 
