@@ -181,3 +181,29 @@ def test_websockets_pass_with_messages_subprotocol_compression_and_close_code(tm
             assert ended["status"] == 101
 
     asyncio.run(main())
+
+
+def test_a_name_that_is_not_ascii_costs_a_handshake_and_no_traceback(tmp_path: Path) -> None:
+    files = write(tmp_path, local=LOCAL, other=issue(CA, "other", hosts=["other.test"]))
+    listener = {"certificates": [{"certFile": files[f"{name}.crt"], "keyFile": files[f"{name}.key"]} for name in ("local", "other")]}
+
+    def hello(name: bytes) -> bytes:
+        """A ClientHello whose SNI is `name`, whatever that is."""
+        outgoing = ssl.MemoryBIO()
+        stand_in = "x" * len(name)
+        with pytest.raises(ssl.SSLWantReadError):
+            client().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=stand_in).do_handshake()
+        return outgoing.read().replace(stand_in.encode(), name)
+
+    async def main(sidecar: Sidecar) -> None:
+        for name in (b"\xff\xfe", "\u00e4.test".encode(), b"xn--\x80", b"a\0.test", b"a\r\nX: y", b".", b"*.wild.test"):
+            async with await RawClient.open(sidecar.port()) as odd:
+                await odd.send(hello(name))
+                answer = await odd.read_exactly(7)
+                assert answer[0] == (0x16 if name.isascii() and b"\0" not in name else 0x15), "a ServerHello, or an alert"
+        async with await RawClient.open(sidecar.port(), ssl=client(), name="other.test") as one:
+            assert one.certificate()["subject"] == ((("commonName", "other"),),)
+
+    with Sidecar(document("http://127.0.0.1:1", listener=listener)) as sidecar:
+        asyncio.run(main(sidecar))
+        assert not [line for line in sidecar.lines if not line.startswith("{")], "a line that is none of our log"
