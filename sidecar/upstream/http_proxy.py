@@ -29,13 +29,18 @@ async def ask_for_tunnel(sock: socket.socket, endpoint: Endpoint, proxy: HttpPro
     loop = asyncio.get_running_loop()
     try:
         await loop.sock_sendall(sock, connect_request(endpoint, proxy))
-        for _ in range(MAX_INTERIM + 1):
-            if _judge(await _head(sock), endpoint):
-                return
-        raise UpstreamError(Reason.HTTP_PROTOCOL_ERROR, "too many interim answers of the proxy to CONNECT", phase=Phase.CONNECT)
+        await _answered(sock, endpoint)
     except BaseException:
         sock.close()
         raise
+
+
+async def _answered(sock: socket.socket, endpoint: Endpoint) -> None:
+    """The final answer, and it is good. Raises UpstreamError, OSError."""
+    for _ in range(MAX_INTERIM + 1):
+        if _judge(await _head(sock), endpoint):
+            return
+    raise UpstreamError(Reason.HTTP_PROTOCOL_ERROR, "too many interim answers of the proxy to CONNECT", phase=Phase.CONNECT)
 
 
 def connect_request(endpoint: Endpoint, proxy: HttpProxy) -> bytes:

@@ -450,7 +450,12 @@ async def test_tls_goes_through_a_tunnel_of_the_proxy_and_the_upstream_never_see
         (b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n", "500 proxy_configuration_error"),
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "502 connection_refused"),
         (b"HTTP/1.1 504 Gateway Timeout\r\n\r\n", "504 connection_timeout"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\n\r\n", "502 connection_refused"),
         (b"garbage\r\n\r\n", "502 http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nX: y\n\r\n\r\n", "502 http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000, "502 http_protocol_error"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 17, "502 http_protocol_error"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 16, "502 connection_terminated"),
         (b"", "502 connection_terminated"),
     ],
 )
@@ -463,6 +468,56 @@ def test_a_proxy_that_opens_no_tunnel_is_told_by_its_reason(tmp_path: Path, answ
                 assert reason_of(await chain.ask()) == reason
 
     main()
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        ("GET /@evil.test/", "GET http://orders.invalid:81/@evil.test/"),
+        ("GET //evil.test/", "GET http://orders.invalid:81//evil.test/"),
+        ("GET /\\evil.test", "GET http://orders.invalid:81/\\evil.test"),
+        ("GET http://evil.test?@x", "GET http://orders.invalid:81/?@x"),
+        ("OPTIONS *", "OPTIONS http://orders.invalid:81"),
+    ],
+)
+@pytest.mark.parametrize("library", ["Native", "Aiohttp", "Httpx"])
+def test_no_client_sends_the_proxy_elsewhere_or_learns_or_replaces_its_credentials(library: str, target: str, asked: str) -> None:
+    @live
+    async def main() -> None:
+        lines = "Proxy-Authorization: Basic bWluZQ==\r\nProxy_Authorization: x\r\nProxy-Connection: keep-alive\r\nAuthorization: mine\r\n"
+        asks = "Proxy-Authenticate: Basic\r\nProxy-Authentication-Info: x\r\nProxy-Connection: close\r\n"
+        async with ScriptedUpstream(says("by proxy", headers=asks)) as proxy:
+            up = {"proxyURL": f"http://u:p@127.0.0.1:{proxy.port}", "client": library}
+            async with Chain(document("http://orders.invalid:81", up=up)) as chain, await chain.client() as one:
+                await one.send(f"{target} HTTP/1.1\r\nHost: evil.test\r\n{lines}\r\n".encode())
+                reply = await one.read_response()
+        request = proxy.requests[0]
+        assert request.start == f"{asked} HTTP/1.1".encode()
+        assert request.get_all("host") == ["orders.invalid:81"]
+        assert [value for name, value in request.fields if name.lower().startswith(b"proxy")] == [b"Basic dTpw"]
+        assert request.get_all("authorization") == ["mine"]
+        assert not [name for name, _ in reply.fields if name.lower().startswith(b"proxy-") and name != b"Proxy-Status"]
+
+    main()
+
+
+@live
+async def test_upstreams_that_share_a_proxy_share_no_connection() -> None:
+    async with ScriptedUpstream(says("by proxy")) as proxy:
+        up = {"proxyURL": f"http://u:p@127.0.0.1:{proxy.port}"}
+        doc = document("http://orders.invalid:81", up=up)
+        doc["upstreams"].append(
+            {"name": "other", "targets": [{"url": "http://other.invalid:82"}], "proxyURL": f"http://127.0.0.1:{proxy.port}"}
+        )
+        doc["routes"].append({"name": "other", "hostnames": ["other.test"], "backendRefs": [{"name": "other"}]})
+        async with Chain(doc) as chain, await chain.client() as one:
+            for _ in range(2):
+                assert (await one.request()).status == (await one.request(host="other.test")).status == 200
+        for connection, host, secrets in zip(
+            proxy.connections, ("orders.invalid:81", "other.invalid:82"), (["Basic dTpw"], []), strict=True
+        ):
+            assert [request.get("host") for request in connection.requests] == [host] * 2
+            assert [request.get_all("proxy-authorization") for request in connection.requests] == [secrets] * 2
 
 
 @live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import websockets
-from support import RawClient, ScriptedUpstream, Sidecar, response
+from support import Connection, RawClient, ScriptedUpstream, Sidecar, response
 from support.certificates import issue
 from support.tls import CA, CLIENT, LOCAL, client, server, write
 from support.upstream import answer
@@ -207,3 +208,40 @@ def test_a_name_that_is_not_ascii_costs_a_handshake_and_no_traceback(tmp_path: P
     with Sidecar(document("http://127.0.0.1:1", listener=listener)) as sidecar:
         asyncio.run(main(sidecar))
         assert not [line for line in sidecar.lines if not line.startswith("{")], "a line that is none of our log"
+
+
+SURFACES = ["/", "/config", "/config/problems", "/upstreams", "/connections", "/recent", "/why", "/explain?url=http://a/", "/metrics"]
+
+
+def test_the_password_of_a_proxy_and_what_a_proxy_says_of_it_are_nowhere_to_be_read() -> None:
+    secrets = [b"s3cr3t", base64.b64encode(b"me:s3cr3t").rstrip(b"="), b"hunter2", b"a-realm"]
+    refusal = b'HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm="a-realm"\r\nX: hunter2\r\nContent-Length: 7\r\n\r\nhunter2'
+
+    async def refuses(connection: Connection) -> None:
+        await connection.read_request()
+        await connection.send(refusal, piece=1)
+
+    async def main() -> list[bytes]:
+        async with ScriptedUpstream(refuses) as proxy:
+            made = document("https://orders.invalid", tls={"wellKnownCACertificates": "System"})
+            made["upstreams"][0]["proxyURL"] = proxy.url.replace("http://", "http://me:s3cr3t@")
+            async with Sidecar(made, flags=["--log-level=debug"]) as sidecar:
+                async with await RawClient.open(sidecar.port()) as one:
+                    assert (await one.request()).status == 500
+                    heard = [bytes(one.received)]
+                made["upstreams"][0] |= {"targets": [{"url": "http://orders.invalid"}], "tls": None}
+                await sidecar.aapply(made)
+                async with await RawClient.open(sidecar.port()) as one:
+                    assert (await one.request()).status == 500
+                    heard.append(bytes(one.received))
+                made["upstreams"][0]["proxyURL"] += "/?x"
+                await asyncio.to_thread(sidecar.refuse, made)
+                for path in SURFACES:
+                    async with await RawClient.open(sidecar.admin_port) as admin:
+                        assert (await admin.request(path, host="localhost")).status == 200
+                        heard.append(bytes(admin.received))
+                return [*heard, *(line.encode() for line in sidecar.lines)]
+
+    heard = asyncio.run(main())
+    assert any(b"proxy_configuration_error" in words for words in heard)
+    assert [words for words in heard if any(secret in words for secret in secrets)] == []
