@@ -206,7 +206,7 @@ class TlsStream:
             self._flush()
             if self._most and self._received > self._most:
                 self._fail(TooLong(f"no end of the handshake in {self._most} bytes"))
-            else:
+            elif not self._raw.is_closing():
                 self._raw.resume_reading()
             return
         except (ssl.SSLError, ValueError) as error:
