@@ -29,7 +29,7 @@ from sidecar.dataplane import DataPlane
 from sidecar.errors import UsageError
 from sidecar.model.snapshot import Mode, ServiceName, Snapshot
 from sidecar.model.status import KubeStatus
-from sidecar.observe import logs
+from sidecar.observe import logs, unraisable
 from sidecar.observe.cited import Source
 from sidecar.observe.logs import Event, event
 from sidecar.observe.output import Output
@@ -71,6 +71,7 @@ def serve(bootstrap: Bootstrap) -> int:
     """Run the sidecar until it is told to end; the exit code of `outrider run`. Raises UsageError."""
     hull = None if bootstrap.workers == 1 else _make_hull(bootstrap.workers)
     output = logs.setup(bootstrap.log_level, bootstrap.log_format, turn=None if hull is None else hull.turn)
+    unraisable.install()
     try:
         code = uvloop.run(_main(bootstrap, output, hull))
         event(Event.STOPPED, "good-bye", exit_code=code)

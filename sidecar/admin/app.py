@@ -148,7 +148,7 @@ async def _why(request: web.Request) -> web.StreamResponse:
 async def _set_log_level(request: web.Request) -> web.StreamResponse:
     try:
         body = msgspec.json.decode(await read_body(request))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the last: thousands of brackets
         body = None
     level = body.get("level") if isinstance(body, dict) else None
     if level not in LOG_LEVELS:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from typing import Final
+
+_host: Final = re.compile(r"(?:\[([^][]*:[^][]*)\]|([^][:]*))(?::[0-9]*)?").fullmatch  # RFC 3986 section 3.2.2
 
 
 def is_local(host: str, bound: str = "") -> bool:
@@ -18,6 +22,6 @@ def is_local(host: str, bound: str = "") -> bool:
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """Empty for what is no host with or without a port."""
+    match = _host(host)
+    return "" if match is None else match[1] or match[2] or ""

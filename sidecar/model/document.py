@@ -126,7 +126,8 @@ class MirrorRefDoc(Part, frozen=True):
 class MirrorDoc(Part, frozen=True):
     """Sends a copy of requests elsewhere and ignores the answer. A copy leaves when its original has been answered.
 
-    Bodies are copied up to the length that is kept for a replay (64 KiB, or `retry.maxBufferedBody`).
+    Bodies are copied up to the length that is kept for a replay (64 KiB, or `retry.maxBufferedBody`). A copy has all that its original had,
+    `Host`, credentials and cookies too: name a mirror that may see them, and not the sidecar itself. Of its answer 1 MiB is read.
     """
 
     backend_ref: Annotated[MirrorRefDoc, says("Where the copy goes.")]

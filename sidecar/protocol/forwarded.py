@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
@@ -36,6 +37,8 @@ _ALL: Final = _WRITTEN | _RELATIVES
 _REMOVED: Final = _ALL | underscored(_ALL)
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _MAX_CHAIN: Final = 64
+# A quote that is not closed would swallow what we append: the peer's words would be all that is left of it.
+_closed: Final = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*+")*+', re.DOTALL).fullmatch
 
 
 def unmapped(address: Address) -> Address:
@@ -129,13 +132,14 @@ class PeerRules:
     def client_certificate(self, found: dict[bytes, bytes], element: bytes) -> bytes:
         """The value of X-Forwarded-Client-Cert for a client that showed the certificate of `element`; b"": none is written.
 
-        Where a listener asks for certificates nobody gets past that by writing the field without showing one.
+        Where a listener asks for certificates nobody gets past that by writing the field without showing one. What a believed
+        peer says stands before ours, unless a quote in it is open.
         """
         mode = self._mode
         if mode is Forwarded.PRESERVE or mode is Forwarded.OFF:
             return b""
         before = found.get(_CLIENT_CERT, b"") if self._appends else b""
-        return before + b"," + element if before else element
+        return before + b"," + element if before and _closed(before) else element
 
     def _append(self, found: dict[bytes, bytes], client: bytes, host: bytes) -> list[tuple[bytes, bytes]]:
         chain = found.get(b"x-forwarded-for", b"").strip(b", \t")

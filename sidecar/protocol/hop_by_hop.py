@@ -9,7 +9,16 @@ from typing import Final
 from sidecar.model.head import Field
 
 WRITTEN: Final = frozenset(
-    (b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"x-request-id", b"x-request-timeout-ms")
+    (
+        b"via",
+        b"x-forwarded-client-cert",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+        b"x-request-id",
+        b"x-request-timeout-ms",
+    )
 )
 """Request fields that we write or believe (interface.md section 3); traceparent and its kin have no dash."""
 

@@ -16,6 +16,8 @@ from sidecar.protocol.hop_by_hop import trailers_allowed
 
 KEPT_MAX: Final = 16 * 1024 * 1024
 """Bytes that all replay buffers of the process may hold (product.md 3.3); beyond it bodies are streamed unkept."""
+_SMALL: Final = 4096
+"""Pieces below this are joined when they are kept: an object for every two bytes would take thirty times as much."""
 
 
 class Kept:
@@ -124,7 +126,11 @@ class OutgoingBody(BulkBody):
         if self._kept + size > self._keep or self._store.size + size > KEPT_MAX:
             self.forget()
             return
-        self._pieces.append(piece)
+        pieces = self._pieces
+        if pieces and len(pieces[-1]) < _SMALL:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
         self._kept += size
         self._store.size += size
 
@@ -133,8 +139,8 @@ class OutgoingBody(BulkBody):
         self._replay = list(self._pieces)
 
     def whole(self) -> list[bytes] | None:
-        """All of the body, when it has come and is still here."""
-        return self._pieces if self._keeping and self._source.done else None
+        """All of the body, when it has come, broke no rule, and is still here."""
+        return self._pieces if self._keeping and self._source.done and self._source.error is None else None
 
     def forget(self) -> None:
         """No replay is possible, or none will be needed: give the memory back."""

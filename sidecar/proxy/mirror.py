@@ -1,7 +1,8 @@
 """RequestMirror: copies of requests to another upstream, whose answers nobody sees (Gateway API HTTPRequestMirrorFilter).
 
 A copy leaves when its original has been answered, so it never competes with it, and only if all of the request's body is at hand:
-what is kept for a replay anyway. Copies are not retried, not part of a trace, and counted by what became of them.
+what is kept for a replay anyway. Copies are not retried, not part of a trace, and counted by what became of them. What their
+upstream does, however slow, endless or hostile, costs a bounded part of our memory and time and is seen by nobody.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ COPIES_MAX: Final = 128
 """Copies on their way at a time; further ones are not made, nor such whose bodies together would be more than `KEPT_MAX`."""
 SECONDS: Final = 30.0
 """Longest life of a copy, answer included."""
+ANSWER_MAX: Final = 1024 * 1024
+"""Bytes of an answer that are read, so that its connection can be used again; after more it is closed."""
 ANSWERED: Final = "success"
 NO_BODY: Final = "body"
 """No copy: the request's body was too long to be kept."""
@@ -66,15 +69,18 @@ class Mirrors:
         self._held = 0
         """Bytes of the bodies of copies that are on their way."""
 
-    def send(self, flight: Flight) -> None:
-        """The exchange of `flight` is over: copy its request to wherever its route says, unless it was a tunnel."""
+    def send(self, flight: Flight, room: int = COPIES_MAX) -> None:
+        """The exchange of `flight` is over: copy its request to wherever its route says, unless it was a tunnel.
+
+        `room`: copies for which there is memory; nobody waits for them, so they are the first to be given up.
+        """
         request, rule = flight.request, flight.rule
         if request is None or rule is None or request.upgrade or request.method == b"CONNECT":
             return
         for upstream, share in rule.payload.mirrors:
             if share < 1 and random() >= share:
                 continue
-            if len(self._running) >= COPIES_MAX:
+            if len(self._running) >= min(COPIES_MAX, room):
                 upstream.count_copy(BUSY)
             elif (copy := _copied(flight, request)) is None:
                 upstream.count_copy(NO_BODY)
@@ -126,7 +132,8 @@ async def _send(upstream: UpstreamRuntime, request: OutboundRequest, key: bytes)
             await _exchange(upstream, request, attempt)
         attempt.outcome, failed = ANSWERED, False
     except TimeoutError:
-        attempt.outcome = TIMED_OUT
+        failed = not attempt.status  # an answer that goes on for longer is none the worse for it
+        attempt.outcome = TIMED_OUT if failed else ANSWERED
     except OutriderError as error:
         attempt.outcome = error.reason.value if isinstance(error, ProxyError) else TIMED_OUT
     finally:
@@ -139,17 +146,22 @@ async def _send(upstream: UpstreamRuntime, request: OutboundRequest, key: bytes)
 
 
 async def _exchange(upstream: UpstreamRuntime, request: OutboundRequest, attempt: Attempt) -> None:
-    """Send, and read the answer to its end, so that its connection can be used again."""
+    """Send, and read the answer to its end unless that is too far away."""
     assert attempt.endpoint is not None
     response = await upstream.transport.send(attempt.endpoint, request, attempt, Deadlines(_NO_CLOCKS), _ignore)
     attempt.status = response.head.status
+    size = 0
     try:
-        while await response.body.read():
-            pass
+        while (piece := await response.body.read()) and size <= ANSWER_MAX:
+            size += len(piece)
+            await asyncio.sleep(0)  # who sends without a pause must not keep the loop from others
     except BaseException:
         response.abort()
         raise
-    response.release()
+    if size > ANSWER_MAX:
+        response.abort()
+    else:
+        response.release()
 
 
 def _ignore(_head: ResponseHead) -> None:

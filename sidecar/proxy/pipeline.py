@@ -168,7 +168,7 @@ class Proxy:
             end_attempt(flight, attempt, outcome, failed=exchange.reason is _INCOMPLETE)
             self.observer.attempt_finished(exchange, attempt)
         if flight.rule is not None and flight.rule.payload.mirrors:
-            self.mirrors.send(flight)
+            self.mirrors.send(flight, self.overload.roomy - len(self.timekeeper.running))
         if flight.body is not None:
             flight.body.forget()
         flight.connection.unwatch()

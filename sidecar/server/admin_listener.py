@@ -166,7 +166,8 @@ class AdminListener:
             raise
         from aiohttp import web  # noqa: PLC0415  # has just been imported by `load`, off the loop
 
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS)
+        # Nobody sends us a body that is worth decompressing: a bomb, or an error of zlib's that nobody can answer.
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS, auto_decompress=False)
         await runner.setup()
         assert runner.server is not None
         self._runner = runner

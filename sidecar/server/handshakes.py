@@ -25,6 +25,10 @@ PENDING_MAX: Final = 1024
 """Handshakes under way. One more, and the oldest is dropped: honest ones are over long before."""
 STEPS: Final = 4
 """Handshakes that are taken a step further in one turn of the loop: a step may be a signature, a millisecond with RSA."""
+BYTES: Final = 16 * 1024
+"""Most that a client may send for its part of a handshake: hellos have hundreds, some 2 KiB with post-quantum keys."""
+CERTIFIED_BYTES: Final = 80 * 1024
+"""The same where clients are asked for certificates."""
 LOG_SECONDS: Final = 60.0
 """The shortest time between two log lines about failures of the same kind."""
 _IN_THE_CLEAR: Final = (
@@ -86,7 +90,9 @@ class Handshakes:
             next(iter(self.pending)).refuse(_Ended(Handshake.DROPPED, f"more than {PENDING_MAX} handshakes at once"))
         contexts = self._store.server(tls)
         context = _NOBODY if contexts is None else contexts.default
-        stream = TlsStream(context, application, partial(self._done, missing=contexts is None), server_side=True, step=self._has_bytes)
+        done = partial(self._done, missing=contexts is None)
+        most = BYTES if context.verify_mode is ssl.CERT_NONE else CERTIFIED_BYTES
+        stream = TlsStream(context, application, done, server_side=True, step=self._has_bytes, most=most)
         seconds = min(SECONDS, header_timeout) if header_timeout else SECONDS
         self.pending[stream] = self._loop.call_later(seconds, self._expire, stream, seconds)
         return stream

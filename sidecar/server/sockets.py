@@ -143,12 +143,29 @@ def _sharing(sockets: tuple[socket.socket, ...]) -> Iterator[None]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
 
+class _UnixSocket(socket.socket):
+    """It knows its file from another that has come to the same path."""
+
+    file: tuple[int, int] | None = None
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
 def _open_unix(path: str, mode: int | None) -> socket.socket:
     _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _UnixSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        if mode is not None:
+            with contextlib.suppress(OSError):  # Linux gives them to the file that bind makes: at no time does it have others
+                os.fchmod(sock.fileno(), mode)
         sock.bind(path)
-        if mode is not None:  # before listen: until then nobody can connect
+        sock.file = _file_at(path)
+        if mode is not None and stat.S_IMODE(Path(path).stat().st_mode) != mode:  # before listen: until then nobody can connect
             Path(path).chmod(mode)
         sock.listen(BACKLOG)
         sock.setblocking(False)
@@ -176,12 +193,15 @@ def _remove_stale(path: str) -> None:
 
 
 def close_socket(sock: socket.socket) -> None:
-    """Close a listening socket; a unix socket's file goes too."""
+    """Close a listening socket; a unix socket's file goes too, unless another one has taken its place.
+
+    The file goes first: when nobody listened on it, somebody who starts might take it for stale and put his own there.
+    """
     path = sock.getsockname() if sock.family is socket.AF_UNIX else ""
-    sock.close()
-    if path:
+    if path and (not isinstance(sock, _UnixSocket) or sock.file == _file_at(path)):
         with contextlib.suppress(OSError):
             Path(path).unlink()
+    sock.close()
 
 
 def bound_address(sock: socket.socket) -> SocketAddress:

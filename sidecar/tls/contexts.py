@@ -15,7 +15,7 @@ from sidecar.model.snapshot import HttpProtocol
 from sidecar.model.tls import AltName, ClientAuth, ListenerTls, MinVersion, UpstreamTls
 from sidecar.tls.certificate import Certificate
 from sidecar.tls.material import CaBundle, KeyPair
-from sidecar.tls.names import covers, has_one_of
+from sidecar.tls.names import covers, has_one_of, told
 
 HTTP1: Final = ("http/1.1",)
 HTTP2: Final = ("h2",)
@@ -92,7 +92,7 @@ class _Checked(ssl.SSLObject):
     def do_handshake(self) -> None:
         super().do_handshake()
         context = self.context
-        if isinstance(context, ClientContext) and not has_one_of(self.getpeercert() or {}, context.alt_names):
+        if isinstance(context, ClientContext) and not has_one_of(told(self), context.alt_names):
             raise NameMismatch
 
 

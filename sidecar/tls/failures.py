@@ -11,6 +11,10 @@ class CutShort(ConnectionError):
     """The peer ended TCP without a `close_notify`: what it sent may not be all that it wanted to send (RFC 8446 section 6.1)."""
 
 
+class TooLong(ConnectionError):
+    """The peer sent more than any handshake needs, and the handshake is not over."""
+
+
 def meaning(error: BaseException) -> tuple[Reason, str]:
     """The reason and the words for what a TlsStream ended with."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -20,6 +24,8 @@ def meaning(error: BaseException) -> tuple[Reason, str]:
         if "alert" in words:
             return Reason.TLS_ALERT_RECEIVED, f"the peer sent a TLS alert: {words}"
         return Reason.TLS_PROTOCOL_ERROR, f"TLS: {words}"
+    if isinstance(error, TooLong):
+        return Reason.TLS_PROTOCOL_ERROR, f"TLS: {error}"
     if isinstance(error, CutShort):
         return Reason.CONNECTION_TERMINATED, str(error)
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
@@ -22,6 +23,14 @@ def covers(pattern: str, host: str) -> bool:
     return bool(label and dot) and "." in rest and rest == pattern[2:]
 
 
+def told(connection: ssl.SSLObject) -> Mapping[str, Any]:
+    """The peer's certificate as `ssl` tells it; empty when it cannot: Python reads a certificate with a name that is no UTF-8 not at all."""
+    try:
+        return connection.getpeercert() or {}
+    except ValueError:
+        return {}
+
+
 def alt_names(certificate: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The (type, value) pairs of `subjectAltName`, as `ssl.SSLObject.getpeercert` tells them."""
     return tuple(certificate.get("subjectAltName", ()))
@@ -38,7 +47,7 @@ def _has(there: tuple[tuple[str, str], ...], name: AltName) -> bool:
         return ("URI", name.value) in there
     if is_address(name.value):
         wanted = ip_address(name.value)
-        return any(kind == "IP Address" and ip_address(value.strip()) == wanted for kind, value in there)
+        return any(kind == "IP Address" and is_address(value.strip()) and ip_address(value.strip()) == wanted for kind, value in there)
     return any(kind == "DNS" and covers(value, name.value) for kind, value in there)
 
 

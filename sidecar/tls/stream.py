@@ -13,13 +13,14 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from sidecar.tls.failures import CutShort
+from sidecar.tls.failures import CutShort, TooLong
 
 READ: Final = 64 * 1024
-_HANDSHAKE_MAX: Final = 64 * 1024
-"""More than this is not kept of what a peer sends before the handshake is over."""
+_WAITING_MAX: Final = 16 * 1024
+"""More than twice this is not read of what a peer sends before the handshake's next step has been taken."""
 # One buffer for the process: loops call get_buffer, recv and buffer_updated without a gap.
 _RAW: Final = memoryview(bytearray(READ))
+_RAW_BEGIN: Final = _RAW[:_WAITING_MAX]
 
 
 class Application(Protocol):
@@ -63,7 +64,8 @@ class TlsStream:
     """Made for one connection, as the loop's protocol. `done` hears how the handshake ended, however that was.
 
     `step`, when given, is called instead of taking the handshake's next step as soon as there are bytes for it, and calls `advance`
-    in its own time.
+    in its own time. `most`, when given, is how many bytes a peer may send for its part of the handshake: OpenSSL keeps what
+    belongs to a message that has not ended, up to 128 KiB of it.
     """
 
     __slots__ = (
@@ -74,12 +76,14 @@ class TlsStream:
         "_fin",
         "_incoming",
         "_loop",
+        "_most",
         "_notified",
         "_open",
         "_outgoing",
         "_raw",
         "_read",
         "_reading",
+        "_received",
         "_redelivery",
         "_step",
         "first_bytes",
@@ -96,6 +100,7 @@ class TlsStream:
         server_name: str | None = None,
         session: ssl.SSLSession | None = None,
         step: Step | None = None,
+        most: int = 0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -104,6 +109,9 @@ class TlsStream:
         self._application: Application | None = application
         self._done: Done | None = done
         self._step = step
+        self._most = most
+        self._received = 0
+        """Bytes that have come while the handshake was not over."""
         self._raw: asyncio.Transport | None = None
         self._open = False
         """The handshake is over and nobody has closed: bytes may be written."""
@@ -128,7 +136,7 @@ class TlsStream:
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where the next bytes go (asyncio callback)."""
-        return _RAW
+        return _RAW if self._done is None else _RAW_BEGIN
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes have come (asyncio callback)."""
@@ -136,9 +144,10 @@ class TlsStream:
             return
         self._incoming.write(_RAW[:nbytes])
         if self._done is not None:
+            self._received += nbytes
             if not self.first_bytes:
                 self.first_bytes = bytes(_RAW[: min(nbytes, 8)])
-            if self._incoming.pending > _HANDSHAKE_MAX and self._raw is not None:
+            if self._incoming.pending > _WAITING_MAX and self._raw is not None:
                 self._raw.pause_reading()
             if self._step is None:
                 self.advance()
@@ -195,6 +204,10 @@ class TlsStream:
             self.ssl.do_handshake()
         except ssl.SSLWantReadError:
             self._flush()
+            if self._most and self._received > self._most:
+                self._fail(TooLong(f"no end of the handshake in {self._most} bytes"))
+            elif not self._raw.is_closing():
+                self._raw.resume_reading()
             return
         except (ssl.SSLError, ValueError) as error:
             self._fail(error)

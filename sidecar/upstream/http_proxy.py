@@ -15,6 +15,8 @@ from sidecar.protocol.head import END_OF_HEAD, parse_response_head
 
 MAX_HEAD: Final = 16 * 1024
 """Most bytes of a proxy's answer."""
+MAX_INTERIM: Final = 16
+"""Most interim answers before it."""
 _UNAUTHORIZED: Final = 407
 _TIMED_OUT: Final = 504
 
@@ -27,11 +29,18 @@ async def ask_for_tunnel(sock: socket.socket, endpoint: Endpoint, proxy: HttpPro
     loop = asyncio.get_running_loop()
     try:
         await loop.sock_sendall(sock, connect_request(endpoint, proxy))
-        while not _judge(await _head(sock), endpoint):
-            pass
+        await _answered(sock, endpoint)
     except BaseException:
         sock.close()
         raise
+
+
+async def _answered(sock: socket.socket, endpoint: Endpoint) -> None:
+    """The final answer, and it is good. Raises UpstreamError, OSError."""
+    for _ in range(MAX_INTERIM + 1):
+        if _judge(await _head(sock), endpoint):
+            return
+    raise UpstreamError(Reason.HTTP_PROTOCOL_ERROR, "too many interim answers of the proxy to CONNECT", phase=Phase.CONNECT)
 
 
 def connect_request(endpoint: Endpoint, proxy: HttpProxy) -> bytes:

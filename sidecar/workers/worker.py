@@ -17,7 +17,7 @@ from sidecar.config.pace import in_slices
 from sidecar.config.problem import ConfigRejected
 from sidecar.dataplane import DataPlane, Staged
 from sidecar.model.snapshot import Listener, Mode, Snapshot
-from sidecar.observe import logs
+from sidecar.observe import logs, unraisable
 from sidecar.observe.cited import Source
 from sidecar.observe.logs import Event
 from sidecar.observe.output import Output
@@ -46,6 +46,7 @@ _LAST_WORDS: Final = 2.0
 def serve(settings: Settings, channel: int, turn: int, seats: int) -> int:
     """Be a worker; the exit code. The descriptors are: the way to who tells, the turns of the output, the seats."""
     output = logs.setup(settings.log_level, settings.log_format, turn=turn, worker=settings.number)
+    unraisable.install()
     try:
         return uvloop.run(_main(settings, output, socket.socket(fileno=channel), Seats(settings.of, seats)))
     except Exception:

@@ -19,7 +19,24 @@ def test_loopback_names_are_served(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example", "", "[::2]", "localhost,evil"]
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "127.0.0.1.evil.example",
+        "",
+        "[::2]",
+        "localhost,evil",
+        "[::1].evil.example",
+        "127.0.0.1:80@evil.example",
+        "localhost:evil",
+        "[localhost]",
+        "localhost.",
+        "2130706433",
+        "127.1",
+        "0.0.0.0",
+    ],
 )
 def test_a_foreign_host_is_refused_with_a_clear_error(host: str) -> None:
     status, body, response = ask(World(), lambda caller: caller.send("GET", "/config", headers={"Host": host}))

@@ -119,6 +119,7 @@ async def test_an_untrusted_peers_request_id_is_replaced():
 async def test_names_that_a_wsgi_server_would_take_for_ours_are_dropped_from_every_peer(trusted):
     sneaky = (
         "X_Forwarded_For: 6.6.6.6\r\nX_Real_IP: 6.6.6.6\r\nX-Request_ID: evil\r\nx_request_timeout_ms: 1\r\nX_Forwarded-Proto: evil\r\n"
+        "X_Forwarded_Client_Cert: evil\r\nX-Forwarded-Client_Cert: evil\r\n"
     )
     request = await sent_on(Forwarded.APPEND, trusted, sneaky)
     assert not [name for name, _ in request.fields if b"_" in name]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import uvloop
@@ -13,10 +15,16 @@ from bounds_kit import KIB, MIB, Crowd, until
 from support import Connection, RawClient, ScriptedUpstream
 from support.engine import Engine, upstream
 
+from sidecar.http1.body import RequestBody
 from sidecar.http1.connection import BULK_READ, SMALL_READ, set_bulk_read
 from sidecar.http1.server_connection import ServerConnection
 from sidecar.http1.upstream_connection import UpstreamConnection
+from sidecar.model.exchange import Exchange
+from sidecar.model.head import Field, RequestHead
+from sidecar.model.snapshot import Listener, Mode, Timeouts
+from sidecar.policy.deadline import Deadlines
 from sidecar.policy.overload import SMALL_EXCHANGE
+from sidecar.proxy.body import Kept, OutgoingBody
 
 SIZE = 6 * MIB
 
@@ -109,3 +117,41 @@ def test_an_upload_to_an_upstream_that_reads_nothing_holds_what_is_counted_for_i
             assert most <= SMALL_EXCHANGE, f"{most / KIB:.0f} KiB"
 
     uvloop.run(main())
+
+
+class Drip:
+    """A client's body that comes two bytes at a time, each time in a packet of its own."""
+
+    length = 60_000
+    trailers: list[Field] = []  # noqa: RUF012  # as the attribute of a RequestBody, and nobody changes it
+    error = None
+    left = length
+
+    @property
+    def done(self) -> bool:
+        return not self.left
+
+    def ready(self) -> bool:
+        return True
+
+    async def read(self) -> bytes:
+        self.left -= 2
+        return b"%02d" % (self.left % 100) if self.left >= 0 else b""
+
+
+def test_a_body_that_comes_in_tiny_pieces_is_kept_for_a_replay_in_few_objects() -> None:
+    listener = Listener(name="in", port=0, bind="127.0.0.1", mode=Mode.REVERSE)
+    exchange = Exchange(listener, RequestHead(b"PUT", b"/", 1, []), "127.0.0.1", 0.0)
+    kept = Kept()
+
+    async def main() -> None:
+        body = OutgoingBody(cast("RequestBody", Drip()), exchange, Deadlines(Timeouts()), 64 * KIB, kept)
+        sent = b"".join([await body.read() for _ in range(Drip.length // 2)])
+        pieces = body.whole()
+        assert pieces is not None
+        assert (b"".join(pieces), kept.size) == (sent, Drip.length)
+        assert sum(map(sys.getsizeof, pieces)) < Drip.length * 1.1, "what is counted is what is held"
+        body.rewind()
+        assert b"".join([await body.read() for _ in pieces]) == sent
+
+    asyncio.run(main())

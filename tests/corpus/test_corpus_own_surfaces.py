@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Iterator
 
 import pytest
@@ -113,3 +114,33 @@ def test_a_request_that_is_hidden_in_another_has_no_effect_on_the_admin_surface(
     assert b"stopping" not in heard, why
     assert sidecar.process.poll() is None, why
     assert sidecar.events("draining") == [], why
+
+
+def _body(body: bytes, lines: bytes = b"") -> bytes:
+    return b"PUT /log-level HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%bContent-Length: %d\r\n\r\n%b" % (lines, len(body), body)
+
+
+BOMB = gzip.compress(bytes(32 * 1024 * 1024))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _body(b"[" * 60_000),
+        _body(b'{"level":' * 6_000),
+        _body(b"abc", b"Content-Encoding: gzip\r\n"),
+        _body(b"abc", b"Content-Encoding: br\r\n"),
+        _body(BOMB, b"Content-Encoding: gzip\r\n"),
+        _body(b"abc", b"Content-Encoding: gzip\r\n").replace(b"PUT /log-level", b"GET /version"),
+        _body(b'{"level": "\xff\xfe"}'),
+        _body(b'{"level": 1e999999}'),
+    ],
+    ids=["brackets", "braces", "no gzip", "no br", "bomb", "no gzip for a GET", "no UTF-8", "a number"],
+)
+def test_a_hostile_body_for_the_admin_surface_is_answered_and_costs_no_traceback(sidecar, data):
+    async def main() -> bytes:
+        return (await talk(sidecar.admin_port, [data])).data
+
+    answer = asyncio.run(main())
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ") if data.startswith(b"PUT") else b"HTTP/1.1 200 ")
+    assert not [line for line in sidecar.lines if "Traceback" in line]

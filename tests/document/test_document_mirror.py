@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from document_kit import Chain, Document, document, live, problems_of, proves, reason_of, says, silent, upstream_at
-from support import Script, ScriptedUpstream
+from support import Connection, Script, ScriptedUpstream
 from support.ports import closed_port
 
 from sidecar.proxy import mirror
@@ -136,6 +136,80 @@ async def test_an_upgrade_is_not_copied() -> None:
         await chain.ask()
         assert await copies(chain, 1) == {"success": 1}
         assert len(canary.requests) == 1
+
+
+@live
+async def test_a_body_that_was_refused_on_its_way_is_not_copied_as_if_it_had_been_whole() -> None:
+    async with chain_with_canary(says("canary"), listener={"maxRequestBody": "10"}) as (chain, app, canary):
+        async with await chain.client() as client:
+            await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            while not app.connections:
+                await asyncio.sleep(0.01)
+            await client.send(b"6\r\nworld!\r\n0\r\n\r\n")  # its end has come, and with it too much
+            assert (await client.read_response()).status == 413
+        assert await copies(chain, 1) == {"body": 1}
+        assert canary.connections == []
+
+
+@live
+async def test_a_mirrors_answer_that_does_not_end_is_cut_by_its_size_or_its_time_and_neither_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def endless(connection: Connection) -> None:
+        await connection.read_request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            await connection.send(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+    async def slow(connection: Connection) -> None:
+        await connection.read_request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+        await connection.read_until_close()
+
+    for script, bound in ((endless, "ANSWER_MAX"), (slow, "SECONDS")):
+        with monkeypatch.context() as patch:
+            patch.setattr(mirror, bound, 1)
+            async with chain_with_canary(script) as (chain, _, canary):
+                assert (await chain.ask()).status == 200
+                assert await copies(chain, 1) == {"success": 1}, "it was answered"
+                await canary.connections[0].ended.wait()
+                assert chain.registry.statuses()[1].endpoints[0].failures == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n" * 1000,
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+        b"\xff\x00 garbage \r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000,
+    ],
+    ids=["interim flood", "upgrade", "poison", "garbage", "huge head"],
+)
+@live
+async def test_what_a_hostile_mirror_says_reaches_nobody(answer: bytes) -> None:
+    async def hostile(connection: Connection) -> None:
+        await connection.read_request()
+        await connection.send(answer)
+        await connection.read_until_close()
+
+    async with chain_with_canary(hostile) as (chain, _, _):
+        async with await chain.client() as client:
+            for count in range(1, 4):
+                assert (await client.request(method="POST", body=b"x" * 100)).body == b"app"
+                await copies(chain, count)
+            await client.read_nothing()
+
+
+@live
+async def test_copies_are_the_first_to_go_without_memory() -> None:
+    async with chain_with_canary(silent) as (chain, _, _):
+        chain.proxy.overload.roomy = 4  # the request itself, and three more
+        async with await chain.client() as client:
+            for _ in range(5):
+                assert (await client.request()).body == b"app"
+        assert await copies(chain, 2) == {"busy": 2}
 
 
 @live

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from document_kit import Chain, Document, document, echo_head, field_of, line_of, live, proves, reason_of, says, under
 from support import Connection, ScriptedUpstream, response
-from support.certificates import issue
-from support.tls import CA, CLIENT, LOCAL, OTHER_CA, client, server, write
+from support.certificates import Pair, general_names, issue
+from support.tls import CA, CLIENT, LOCAL, OTHER_CA, careless, client, server, write
 
 from sidecar.model.tls import CaRef, CertificateRef, Handshake, ObjectKind
 from sidecar.tls.material import CaBundle, KeyPair
@@ -290,6 +292,67 @@ def test_the_client_certificate_goes_on_by_the_mode_of_the_listener(tmp_path: Pa
     main()
 
 
+HOSTILE: dict[str, tuple[Pair, str, str]] = {
+    "the format's own characters": (
+        issue(CA, 'a";URI=spiffe://admin;X="\\', uris=['spiffe://a;URI=spiffe://admin,Hash=x;Subject="'], client=True),
+        'Subject="CN=a\\22\\3BURI\\3Dspiffe://admin\\3BX\\3D\\22\\5C";URI="spiffe://a;URI=spiffe://admin,Hash=x;Subject=%22"',
+        'spiffe://a;URI=spiffe://admin,Hash=x;Subject="',
+    ),
+    "ends of lines": (
+        issue(CA, "a\r\nX: y", alt_names=general_names((6, b"spiffe://a\r\nX: y\0z")), client=True),
+        'Subject="CN=a\\0D\\0AX: y";URI=spiffe://a%0D%0AX:%20y%00z',
+        "spiffe://a\r\nX: y\0z",
+    ),
+    "no UTF-8": (issue(CA, "a", alt_names=general_names((6, b"spiffe://a\xff")), client=True), "", ""),
+    "an email that is no UTF-8": (issue(CA, "a", alt_names=general_names((1, b"\xff@a"), (6, b"spiffe://a")), client=True), "", ""),
+    "a name that is too long": (
+        issue(CA, "a", uris=["spiffe://" + "x" * 5000, "spiffe://b"], client=True),
+        'Subject="CN=a";URI=spiffe://b',
+        "",
+    ),
+    "too many names": (
+        issue(CA, "a", uris=[f"spiffe://{number}" for number in range(99)], client=True),
+        'Subject="CN=a";' + ";".join(f"URI=spiffe://{number}" for number in range(16)),
+        "spiffe://0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_no_name_in_a_certificate_ends_its_element_or_its_field_early(tmp_path: Path, case: str) -> None:
+    pair, names, identity = HOSTILE[case]
+
+    @live
+    async def main() -> None:
+        files = write(tmp_path, local=LOCAL, ca=CA)
+        tls = listening(certFile=files["local.crt"], keyFile=files["local.key"], clientCA={"file": files["ca.crt"]})
+        async with ScriptedUpstream(echo_head) as fake, Chain(document(fake.port, listener=tls)) as chain:
+            digest = hashlib.sha256(pair.certificate.public_bytes(Encoding.DER)).hexdigest()
+            for _ in range(2):  # over several connections
+                echoed = await chain.ask(secured={"ssl": careless(pair, tmp_path)})
+                assert field_of(echoed, "x-forwarded-client-cert") == [";".join(filter(None, (f"Hash={digest}", names)))]
+            if identity or not names:
+                assert (await chain.seen.last()).identity == (identity or digest)
+
+    main()
+
+
+@pytest.mark.parametrize("name", [(6, b"spiffe://\xff"), (7, b"abc")], ids=["no UTF-8", "no address"])
+def test_a_server_with_a_name_that_cannot_be_read_has_none_that_is_wanted(tmp_path: Path, name: tuple[int, bytes]) -> None:
+    @live
+    async def main() -> None:
+        files = write(tmp_path, ca=CA)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        issue(CA, "a", alt_names=general_names(name)).write(tmp_path, "own")
+        context.load_cert_chain(tmp_path / "own.crt", tmp_path / "own.key")
+        wanted = [{"type": "Hostname", "hostname": "10.0.0.1"}]
+        async with ScriptedUpstream(says("never"), ssl=context) as fake:
+            async with Chain(reach(fake, caCertificateRefs=[{"file": files["ca.crt"]}], subjectAltNames=wanted)) as chain:
+                assert reason_of(await chain.ask()) == "502 tls_certificate_error"
+
+    main()
+
+
 def test_a_redirect_of_a_secured_request_stays_secured(tmp_path: Path) -> None:
     @live
     async def main() -> None:
@@ -387,7 +450,12 @@ async def test_tls_goes_through_a_tunnel_of_the_proxy_and_the_upstream_never_see
         (b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n\r\n", "500 proxy_configuration_error"),
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "502 connection_refused"),
         (b"HTTP/1.1 504 Gateway Timeout\r\n\r\n", "504 connection_timeout"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\n\r\n", "502 connection_refused"),
         (b"garbage\r\n\r\n", "502 http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nX: y\n\r\n\r\n", "502 http_protocol_error"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 20_000, "502 http_protocol_error"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 17, "502 http_protocol_error"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 16, "502 connection_terminated"),
         (b"", "502 connection_terminated"),
     ],
 )
@@ -400,6 +468,56 @@ def test_a_proxy_that_opens_no_tunnel_is_told_by_its_reason(tmp_path: Path, answ
                 assert reason_of(await chain.ask()) == reason
 
     main()
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        ("GET /@evil.test/", "GET http://orders.invalid:81/@evil.test/"),
+        ("GET //evil.test/", "GET http://orders.invalid:81//evil.test/"),
+        ("GET /\\evil.test", "GET http://orders.invalid:81/\\evil.test"),
+        ("GET http://evil.test?@x", "GET http://orders.invalid:81/?@x"),
+        ("OPTIONS *", "OPTIONS http://orders.invalid:81"),
+    ],
+)
+@pytest.mark.parametrize("library", ["Native", "Aiohttp", "Httpx"])
+def test_no_client_sends_the_proxy_elsewhere_or_learns_or_replaces_its_credentials(library: str, target: str, asked: str) -> None:
+    @live
+    async def main() -> None:
+        lines = "Proxy-Authorization: Basic bWluZQ==\r\nProxy_Authorization: x\r\nProxy-Connection: keep-alive\r\nAuthorization: mine\r\n"
+        asks = "Proxy-Authenticate: Basic\r\nProxy-Authentication-Info: x\r\nProxy-Connection: close\r\n"
+        async with ScriptedUpstream(says("by proxy", headers=asks)) as proxy:
+            up = {"proxyURL": f"http://u:p@127.0.0.1:{proxy.port}", "client": library}
+            async with Chain(document("http://orders.invalid:81", up=up)) as chain, await chain.client() as one:
+                await one.send(f"{target} HTTP/1.1\r\nHost: evil.test\r\n{lines}\r\n".encode())
+                reply = await one.read_response()
+        request = proxy.requests[0]
+        assert request.start == f"{asked} HTTP/1.1".encode()
+        assert request.get_all("host") == ["orders.invalid:81"]
+        assert [value for name, value in request.fields if name.lower().startswith(b"proxy")] == [b"Basic dTpw"]
+        assert request.get_all("authorization") == ["mine"]
+        assert not [name for name, _ in reply.fields if name.lower().startswith(b"proxy-") and name != b"Proxy-Status"]
+
+    main()
+
+
+@live
+async def test_upstreams_that_share_a_proxy_share_no_connection() -> None:
+    async with ScriptedUpstream(says("by proxy")) as proxy:
+        up = {"proxyURL": f"http://u:p@127.0.0.1:{proxy.port}"}
+        doc = document("http://orders.invalid:81", up=up)
+        doc["upstreams"].append(
+            {"name": "other", "targets": [{"url": "http://other.invalid:82"}], "proxyURL": f"http://127.0.0.1:{proxy.port}"}
+        )
+        doc["routes"].append({"name": "other", "hostnames": ["other.test"], "backendRefs": [{"name": "other"}]})
+        async with Chain(doc) as chain, await chain.client() as one:
+            for _ in range(2):
+                assert (await one.request()).status == (await one.request(host="other.test")).status == 200
+        for connection, host, secrets in zip(
+            proxy.connections, ("orders.invalid:81", "other.invalid:82"), (["Basic dTpw"], []), strict=True
+        ):
+            assert [request.get("host") for request in connection.requests] == [host] * 2
+            assert [request.get_all("proxy-authorization") for request in connection.requests] == [secrets] * 2
 
 
 @live

@@ -144,3 +144,23 @@ def test_whatever_the_chain_says_our_address_ends_it_and_the_real_one_is_an_addr
     if written:
         assert written[b"X-Forwarded-For"].rpartition(b",")[2].strip() == PEER
         assert parse_node(written[b"X-Real-IP"]) is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (b'Hash=00;Subject="CN=a,O=b";URI=spiffe://a', True),
+        (b'Hash=00;Subject="a \\"b\\" c"', True),
+        (b",;,", True),
+        (b"a\\", True),
+        (b'Hash=00;URI=spiffe://admin;Subject="', False),
+        (b'Hash=00;Subject="a\\"', False),
+        (b'"a" "b', False),
+        (b'"' * 30_001, False),
+        (b'"a' * 15_001 + b"\\", False),
+    ],
+)
+def test_what_a_peer_says_about_certificates_cannot_swallow_what_is_ours(said, kept):
+    rules = ForwardedPolicy(Forwarded.APPEND, None, b"https", certified=True).for_peer(ip_address("10.1.2.3"))
+    value = rules.client_certificate({b"x-forwarded-client-cert": said}, b"Hash=11")
+    assert value == (said + b",Hash=11" if kept else b"Hash=11")

@@ -112,6 +112,44 @@ def test_a_unix_socket_has_the_permissions_asked_for_and_leaves_no_file(tmp_path
     assert not path.exists()
 
 
+def test_the_file_of_a_unix_socket_never_has_other_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chmod(_path: Path, _mode: int) -> None:
+        raise AssertionError("too late: it had others until now, and the path may be another's")
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    before = os.umask(0)
+    try:
+        with open_socket(SocketAddress(path=str(tmp_path / "admin.sock")), mode=0o600):
+            assert stat.S_IMODE((tmp_path / "admin.sock").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_a_socket_that_has_come_to_the_same_path_stays(tmp_path: Path) -> None:
+    address = SocketAddress(path=str(tmp_path / "a.sock"))
+    sock = open_socket(address)
+    Path(address.path).unlink()
+    with open_socket(address) as other:
+        close_socket(sock)
+        assert Path(address.path).exists()
+        close_socket(other)
+        assert not Path(address.path).exists()
+
+
+def test_a_link_in_the_way_is_neither_followed_nor_removed(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "a.sock"
+    live = open_socket(SocketAddress(path=str(tmp_path / "live")))
+    victim.write_text("x")
+    for target in (victim, tmp_path / "nothing", tmp_path / "live", link):
+        link.symlink_to(target)
+        with pytest.raises(BindError):
+            open_socket(SocketAddress(path=str(link)), mode=0o600)
+        assert link.readlink() == target
+        link.unlink()
+    assert (victim.read_text(), (tmp_path / "nothing").exists(), (tmp_path / "live").exists()) == ("x", False, True)
+    close_socket(live)
+
+
 def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as dead:

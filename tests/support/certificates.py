@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 
 class Pair(NamedTuple):
@@ -70,10 +70,11 @@ def issue(
     client: bool = False,
     valid: tuple[int, int] = (-1, 48),
     key: Any = None,
+    alt_names: bytes = b"",
 ) -> Pair:
     """A certificate signed by `ca`: for a server with these names and addresses, or for a client.
 
-    `valid`: from and until when, in hours from now; `key`: instead of one on P-256.
+    `valid`: from and until when, in hours from now; `key`: instead of one on P-256; `alt_names`: subjectAltName in DER, as it is.
     """
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
     if organization:
@@ -85,7 +86,19 @@ def issue(
     names = [*map(_general, hosts), *map(x509.UniformResourceIdentifier, uris)]
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if alt_names:
+        builder = builder.add_extension(x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, alt_names), critical=False)
     return Pair(key, builder.sign(ca.key, hashes.SHA256()))
+
+
+def general_names(*names: tuple[int, bytes]) -> bytes:
+    """A subjectAltName in DER of (kind, bytes) pairs that no rule restrains: 1 email, 2 DNS, 6 URI, 7 address (RFC 5280 section 4.2.1.6)."""
+    return _der(0x30, b"".join(_der(0x80 | kind, value) for kind, value in names))
+
+
+def _der(tag: int, value: bytes) -> bytes:
+    size = len(value).to_bytes(3, "big").lstrip(b"\0") if len(value) > 127 else b""
+    return bytes([tag, 0x80 | len(size) if size else len(value)]) + size + value
 
 
 def _general(host: str) -> x509.GeneralName:

@@ -39,6 +39,16 @@ def client(ca: Pair = CA, *, pair: Pair | None = None, **settings: Any) -> ssl.S
     return context
 
 
+def careless(pair: Pair, folder: Path) -> ssl.SSLContext:
+    """Of a client that shows `pair` whatever is in it, and verifies nobody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    pair.write(folder, "careless")
+    context.load_cert_chain(folder / "careless.crt", folder / "careless.key")
+    return context
+
+
 def write(folder: Path, **pairs: Pair) -> dict[str, str]:
     """NAME.crt and NAME.key of each pair; the paths by `NAME.crt` and `NAME.key`."""
     for name, pair in pairs.items():

@@ -209,6 +209,98 @@ async def test_a_handshake_in_pieces_of_one_byte_is_one() -> None:
                         break
 
 
+def hello(**settings: Any) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO, bytes]:
+    """A client's side of a connection, and the record with its ClientHello."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secured = client(**settings).wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with pytest.raises(ssl.SSLWantReadError):
+        secured.do_handshake()
+    return secured, incoming, outgoing, outgoing.read()
+
+
+def records(message: bytes, size: int) -> bytes:
+    """A handshake message in records of `size` bytes (RFC 8446 section 5.1)."""
+    parts = [message[start : start + size] for start in range(0, len(message), size)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+@pytest.mark.parametrize("piece", [None, 1], ids=["at once", "in packets of one byte"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@live
+async def test_a_hello_in_records_of_one_byte_is_one(version: ssl.TLSVersion, piece: int | None) -> None:
+    async with world() as w, await RawClient.open(w.port.address.port) as raw:
+        secured, incoming, outgoing, first = hello(maximum_version=version)
+        await raw.send(records(first[5:], 1), piece=piece)
+        while True:
+            incoming.write(await raw.read_some())
+            try:
+                secured.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await raw.send(outgoing.read())
+        await raw.send(outgoing.read())
+        await w.until(lambda: w.seen.handshakes == [Handshake.SUCCESS])
+
+
+def claiming(size: int, sent: int) -> bytes:
+    """The first `sent` bytes of a ClientHello that says it has `size`."""
+    return records((b"\x01" + size.to_bytes(3, "big") + b"\x03\x03").ljust(sent, b"x"), 16 * 1024)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        claiming(100_000, 20_000),
+        claiming((1 << 24) - 1, 6),
+        b"\x16\x03\x01\x00\x00" * 1000,
+        b"\x15\x03\x01\x00\x02\x01\x00" * 1000,
+        b"\x14\x03\x01\x00\x01\x01" * 1000,
+        b"\x17\x03\x03\x00\x05hello",
+        bytes.fromhex("802e0100020015000000100100800200800300800400800500800600400700c0") + b"x" * 16,
+        b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+    ids=["long", "longer", "empty records", "warnings", "change cipher spec", "data", "SSLv2", "a line end", "lower case"],
+)
+@live
+async def test_what_can_be_no_handshake_ends_before_its_time_and_without_a_word_about_us(data: bytes) -> None:
+    async with world() as w:
+        async with await RawClient.open(w.port.address.port) as odd:
+            await odd.send(data)
+            with contextlib.suppress(ConnectionError):
+                assert len(await odd.read_until_close()) <= 7, "an alert at most"
+        await w.until(lambda: w.seen.handshakes == [Handshake.PROTOCOL_ERROR])
+        assert not w.port._handshakes.pending
+
+
+@live
+async def test_hellos_that_do_not_end_are_not_kept_and_not_even_read_while_they_wait_for_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world() as w:
+        crowd = [await RawClient.open(w.port.address.port) for _ in range(4)]
+        monkeypatch.setattr(handshakes, "STEPS", 0)
+        for one in crowd:
+            await one.send(claiming(130_000, 130_000))
+        await asyncio.sleep(0.1)
+        waiting = [stream._incoming.pending for stream in w.port._handshakes.pending]
+        assert len(waiting) == 4
+        assert max(waiting) <= 32 * 1024
+        monkeypatch.setattr(handshakes, "STEPS", 4)
+        await w.until(lambda: w.seen.handshakes == [Handshake.PROTOCOL_ERROR] * 4)
+        for one in crowd:
+            await one.close()
+
+
+@live
+async def test_a_long_chain_is_a_clients_right_where_it_is_asked_for_one() -> None:
+    tls = ListenerTls(certificates=(CERTIFICATE,), client_ca=CLIENTS, client_auth=ClientAuth.REQUIRED)
+    long = issue(CA, "long", uris=[f"spiffe://{number}/{'x' * 4000}" for number in range(13)], client=True)
+    async with world(tls) as w:
+        async with await w.client(ssl=client(pair=long)) as one:
+            assert (await one.request("/x")).body == b"/x"
+
+
 @live
 async def test_sessions_are_resumed_until_the_certificate_changes() -> None:
     async with world() as w:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import websockets
-from support import RawClient, ScriptedUpstream, Sidecar, response
+from support import Connection, RawClient, ScriptedUpstream, Sidecar, response
 from support.certificates import issue
 from support.tls import CA, CLIENT, LOCAL, client, server, write
 from support.upstream import answer
@@ -181,3 +182,66 @@ def test_websockets_pass_with_messages_subprotocol_compression_and_close_code(tm
             assert ended["status"] == 101
 
     asyncio.run(main())
+
+
+def test_a_name_that_is_not_ascii_costs_a_handshake_and_no_traceback(tmp_path: Path) -> None:
+    files = write(tmp_path, local=LOCAL, other=issue(CA, "other", hosts=["other.test"]))
+    listener = {"certificates": [{"certFile": files[f"{name}.crt"], "keyFile": files[f"{name}.key"]} for name in ("local", "other")]}
+
+    def hello(name: bytes) -> bytes:
+        """A ClientHello whose SNI is `name`, whatever that is."""
+        outgoing = ssl.MemoryBIO()
+        stand_in = "x" * len(name)
+        with pytest.raises(ssl.SSLWantReadError):
+            client().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=stand_in).do_handshake()
+        return outgoing.read().replace(stand_in.encode(), name)
+
+    async def main(sidecar: Sidecar) -> None:
+        for name in (b"\xff\xfe", "\u00e4.test".encode(), b"xn--\x80", b"a\0.test", b"a\r\nX: y", b".", b"*.wild.test"):
+            async with await RawClient.open(sidecar.port()) as odd:
+                await odd.send(hello(name))
+                answer = await odd.read_exactly(7)
+                assert answer[0] == (0x16 if name.isascii() and b"\0" not in name else 0x15), "a ServerHello, or an alert"
+        async with await RawClient.open(sidecar.port(), ssl=client(), name="other.test") as one:
+            assert one.certificate()["subject"] == ((("commonName", "other"),),)
+
+    with Sidecar(document("http://127.0.0.1:1", listener=listener)) as sidecar:
+        asyncio.run(main(sidecar))
+        assert not [line for line in sidecar.lines if not line.startswith("{")], "a line that is none of our log"
+
+
+SURFACES = ["/", "/config", "/config/problems", "/upstreams", "/connections", "/recent", "/why", "/explain?url=http://a/", "/metrics"]
+
+
+def test_the_password_of_a_proxy_and_what_a_proxy_says_of_it_are_nowhere_to_be_read() -> None:
+    secrets = [b"s3cr3t", base64.b64encode(b"me:s3cr3t").rstrip(b"="), b"hunter2", b"a-realm"]
+    refusal = b'HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm="a-realm"\r\nX: hunter2\r\nContent-Length: 7\r\n\r\nhunter2'
+
+    async def refuses(connection: Connection) -> None:
+        await connection.read_request()
+        await connection.send(refusal, piece=1)
+
+    async def main() -> list[bytes]:
+        async with ScriptedUpstream(refuses) as proxy:
+            made = document("https://orders.invalid", tls={"wellKnownCACertificates": "System"})
+            made["upstreams"][0]["proxyURL"] = proxy.url.replace("http://", "http://me:s3cr3t@")
+            async with Sidecar(made, flags=["--log-level=debug"]) as sidecar:
+                async with await RawClient.open(sidecar.port()) as one:
+                    assert (await one.request()).status == 500
+                    heard = [bytes(one.received)]
+                made["upstreams"][0] |= {"targets": [{"url": "http://orders.invalid"}], "tls": None}
+                await sidecar.aapply(made)
+                async with await RawClient.open(sidecar.port()) as one:
+                    assert (await one.request()).status == 500
+                    heard.append(bytes(one.received))
+                made["upstreams"][0]["proxyURL"] += "/?x"
+                await asyncio.to_thread(sidecar.refuse, made)
+                for path in SURFACES:
+                    async with await RawClient.open(sidecar.admin_port) as admin:
+                        assert (await admin.request(path, host="localhost")).status == 200
+                        heard.append(bytes(admin.received))
+                return [*heard, *(line.encode() for line in sidecar.lines)]
+
+    heard = asyncio.run(main())
+    assert any(b"proxy_configuration_error" in words for words in heard)
+    assert [words for words in heard if any(secret in words for secret in secrets)] == []
