@@ -187,12 +187,12 @@ def started(
     config = folder / f"{port}-{Path(peer.config).name}"
     values = {**MARKS, **(marks or {}), "@PORT@": str(port), "@ORIGIN@": str(origin), "@FOLDER@": str(folder), "@CONFIG@": str(config)}
     if peer.config != "none":
-        config.write_text(_fill(configuration(peer, routes), values))
+        config.write_text(fill(configuration(peer, routes), values))
     enter = () if group is None else ("sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group))
     began = time.perf_counter()
     with (folder / f"{peer.name}.out").open("ab") as output:
         process = subprocess.Popen(
-            [*enter, *(_fill(part, values) for part in peer.command)],
+            [*enter, *(fill(part, values) for part in peer.command)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -242,7 +242,8 @@ def origin() -> Iterator[int]:
         _stop(process)
 
 
-def _fill(text: str, values: dict[str, str]) -> str:
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """`text` with each mark of `values` replaced by its value."""
     for mark, value in values.items():
         text = text.replace(mark, value)
     return text

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.peers import ROOT, Running, configuration
+from bench.peers import MARKS, ROOT, Running, configuration, fill
 from bench.scenarios import Figures, Wrong
 
 RATE = 500
@@ -31,10 +31,10 @@ def reload(running: Running, origin: int, folder: Path) -> Figures:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as pacer:
         time.sleep(SETTLE)
         one_at = time.perf_counter() - began
-        one = _in_force(running, document, _document(running, origin, "one", 1))
+        one = _in_force(running, document, document_with(running, origin, "one", 1))
         time.sleep(SETTLE)
         many_at = time.perf_counter() - began
-        many = _in_force(running, document, _document(running, origin, "many", LARGE))
+        many = _in_force(running, document, document_with(running, origin, "many", LARGE))
         said, _ = pacer.communicate(timeout=60)
     paced = json.loads(said)
     if paced["wrong"] or paced["failed"]:
@@ -50,8 +50,9 @@ def reload(running: Running, origin: int, folder: Path) -> Figures:
     }
 
 
-def _document(running: Running, origin: int, marker: str, size: int) -> str:
-    text = configuration(running.peer, 1).replace("@PORT@", str(running.port)).replace("@ORIGIN@", str(origin))
+def document_with(running: Running, origin: int, marker: str, size: int) -> str:
+    """The sidecar's document with a route for /`marker` that answers by itself, and others until it has `size` bytes."""
+    text = fill(configuration(running.peer, 1), {**MARKS, "@PORT@": str(running.port), "@ORIGIN@": str(origin)})
     redirect = "filters: [{type: RequestRedirect, requestRedirect: {statusCode: 302}}]"
     lines = [f"  - {{name: marker, listener: inbound, matches: [{{path: {{type: Exact, value: /{marker}}}}}], {redirect}}}\n"]
     grown = len(text)

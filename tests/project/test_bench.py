@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import idle, machine, peers, report, scenarios, tls, tls_upstream
+from bench import idle, machine, peers, reload, report, scenarios, tls, tls_upstream
 from bench.load import Scenario
+from sidecar.config.load import Loaded, load
 
 
 def samples(ours: list[float], envoy: list[float]) -> report.Samples:
@@ -112,3 +113,13 @@ def test_no_mark_of_a_configuration_is_left_unfilled(name: str) -> None:
     text = (peers.HERE / "configs" / name).read_text()
     filled = {*peers.MARKS, "@PORT@", "@ORIGIN@", "@FOLDER@", "@CONFIG@", "@ROUTES@"}
     assert set(re.findall(r"@[A-Z]+@", text)) <= filled
+
+
+@pytest.mark.parametrize(("marker", "size"), [("one", 1), ("many", 100_000)])
+def test_the_documents_that_the_reload_benchmark_puts_in_place_are_good(marker: str, size: int) -> None:
+    peer = peers.Peer(peers.OURS, "?", "outrider.yaml", ())
+    with subprocess.Popen(["true"]) as process:
+        running = peers.Running(peer, process, 15001, 0.0)
+    text = reload.document_with(running, 8000, marker, size)
+    assert len(text) >= size
+    assert isinstance(load(text.encode()), Loaded)
