@@ -16,7 +16,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +26,8 @@ from hypothesis import HealthCheck, settings
 SETTLE = 10.0
 """Seconds that something which is about to end may take to do so."""
 PASSED = pytest.StashKey[bool]()
+SOONER = 5.0
+"""Seconds by which a coroutine is cancelled before pytest-timeout would raise where uvloop swallows it, and the run would hang."""
 
 Snapshot = dict[str, str]
 
@@ -39,7 +41,28 @@ settings.load_profile("without a clock")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; what it starts would ignore Ctrl-C, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+_seconds = [0.0]
+_run = uvloop.run
+
+
+def run_bounded(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
+    """`uvloop.run`, that raises TimeoutError when the test has taken its time."""
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(_seconds[0] - SOONER if _seconds[0] else None):
+            return await main
+
+    return _run(bounded(), **options)
+
+
+uvloop.run = run_bounded  # before any test module is imported
 uvloop.new_event_loop().close()  # libuv opens a pipe for signals with the first loop and keeps it
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("timeout")
+    _seconds[0] = float(marker.args[0] if marker is not None else item.config.getini("timeout") or 0)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -100,3 +100,16 @@ def test_a_marker_allows_the_traceback_that_it_describes_and_no_other(pytester: 
 
 def test_a_test_that_fails_anyway_shows_its_own_failure_only(pytester: pytest.Pytester) -> None:
     run(pytester, ("", "kept.append(open('/dev/null'))\nassert False")).assert_outcomes(failed=1)
+
+
+def test_a_coroutine_that_never_ends_fails_its_test_and_no_other(pytester: pytest.Pytester) -> None:
+    forever = """
+        async def main():
+            while True:
+                await asyncio.sleep(0.01)
+        uvloop.run(main())
+    """
+    result = run(pytester, ("@pytest.mark.timeout(6)", forever), ("", "pass"))
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*TimeoutError*"])
